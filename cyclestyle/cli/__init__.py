@@ -1,0 +1,1 @@
+"""The command line: a file a verb; the only place where errors become messages and exit codes."""

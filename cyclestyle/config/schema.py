@@ -1,0 +1,208 @@
+"""The options of a run: each declared once, with its type, default and meaning; `docs/options.md` is made from here.
+
+Frozen dataclasses read by OmegaConf. The text under a field is its description (`cyclestyle.config.loading` collects it).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from cyclestyle.config.methods import CycleGANConfig
+
+NormName = Literal["instance", "batch", "none"]
+InitName = Literal["normal", "xavier", "kaiming", "orthogonal"]
+
+SAMPLE_ROOT = "datasets/landscapes"
+"""Where the sample set lives; made on the fly when a config names it and it is absent."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DomainConfig:
+    """One kind of pictures."""
+
+    train: str | None = None
+    """Folder of training images, searched with all its sub-folders; overrides what `data.root` says."""
+    test: str | None = None
+    """Folder of test images: sample grids and `test.py` use them; null goes without."""
+    name: str | None = None
+    """What people call this domain (`--to NAME`); null: the name of the `train` folder, or a / b under `data.root`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Where images come from and what happens to them before training."""
+
+    root: str | None = None
+    """Folder that holds trainA, trainB and, if wanted, testA, testB."""
+    a: DomainConfig = field(default_factory=DomainConfig)
+    b: DomainConfig = field(default_factory=DomainConfig)
+    channels: int = 3
+    """Channels of the images: 1 grey, 3 RGB; other numbers only from TIFF and .npy files that have them."""
+    resize: Literal["shorter", "squash", "none"] = "shorter"
+    """How images come to `load_size`: shorter side (aspect kept), squash (both sides), none (left as they are)."""
+    load_size: int = 286
+    """Pixels of the shorter side (resize: shorter) or of both sides (squash) before the crop."""
+    crop_size: int = 256
+    """Pixels of the random square that is trained on."""
+    flip: bool = True
+    """Mirror half of the images left to right."""
+    augment: tuple[dict[str, Any], ...] = ()
+    """Further albumentations transforms after crop and flip: `[{name: ColorJitter, p: 0.3}]`, arguments by name."""
+    cache: Literal["auto", "on", "off"] = "auto"
+    """Keep decoded, resized images in memory: auto does where they fit `cache_limit_gb` and a quarter of the free memory."""
+    cache_limit_gb: float = 4.0
+    """The most memory that `cache: auto` takes, in GiB."""
+    num_workers: int | str = "auto"
+    """Processes that prepare images: a number, or auto (by cores, device and cache). Never changes the result."""
+    max_bad_fraction: float = 0.05
+    """Broken files are named and skipped; more than this fraction of a folder ends the start."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GeneratorConfig:
+    """The network that translates; both directions have the same form."""
+
+    name: Literal["resnet", "resnet_6", "resnet_9", "unet", "unet_128", "unet_256"] = "resnet"
+    """ResNet or U-Net; resnet_6, resnet_9, unet_128, unet_256 are presets of `blocks` or `depth`."""
+    filters: int = 64
+    """Channels after the first convolution."""
+    blocks: int | None = None
+    """Residual blocks of a ResNet; null: what the preset says, 9 for plain resnet."""
+    depth: int | None = None
+    """Halvings of a U-Net; crops must be multiples of 2 to this power; null: the preset's, 8 for plain unet."""
+    norm: NormName = "instance"
+    """Normalisation of the features."""
+    upsample: Literal["transpose", "resize", "subpixel"] = "transpose"
+    """transpose: the paper's transposed convolution; resize (bilinear, then convolution) leaves no checkerboard; subpixel."""
+    padding: Literal["reflect", "zero", "replicate"] = "reflect"
+    """What a ResNet sees beyond the image's borders."""
+    dropout: float = 0.0
+    """Dropout inside residual blocks (ResNet) or middle layers (U-Net); 0.5 in pix2pix, 0 in CycleGAN."""
+    init: InitName = "normal"
+    """How convolutions are initialised."""
+    init_gain: float = 0.02
+    """Standard deviation (normal) or gain (xavier, orthogonal) of the initialisation."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiscriminatorConfig:
+    """The network that judges; one a domain."""
+
+    name: Literal["patchgan", "pixel", "multiscale"] = "patchgan"
+    """patchgan judges overlapping patches, pixel single pixels, multiscale patches at several sizes of the image."""
+    filters: int = 64
+    """Channels after the first convolution."""
+    layers: int = 3
+    """Strided convolutions of a patchgan: 3 judge 70x70 patches, 2 34x34, 4 142x142."""
+    scales: int = 2
+    """Sizes that multiscale looks at: full, half, quarter, ..."""
+    norm: NormName = "instance"
+    """Normalisation of the features; none goes well with spectral_norm."""
+    spectral_norm: bool = False
+    """Divide each weight by its largest singular value (Miyato et al. 2018): steadier training."""
+    init: InitName = "normal"
+    """How convolutions are initialised."""
+    init_gain: float = 0.02
+    """Standard deviation (normal) or gain (xavier, orthogonal) of the initialisation."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerConfig:
+    """Adam and its learning rates over the run."""
+
+    generator_lr: float = 0.0002
+    """Peak learning rate of the generators."""
+    discriminator_lr: float = 0.0002
+    """Peak learning rate of the discriminators."""
+    betas: tuple[float, float] = (0.5, 0.999)
+    """Adam's decay rates of the first and second moment."""
+    schedule: Literal["constant", "linear", "cosine", "step"] = "linear"
+    """linear: flat, then straight down to zero (the paper's); cosine: half a wave down to zero; step: by `step_factor`."""
+    decay_start: float = 0.5
+    """linear and cosine: fraction of the run after which the learning rate falls (0.5: the paper's 100 + 100 epochs)."""
+    step_every: int = 10000
+    """step: after every so many steps the learning rate is multiplied by `step_factor`."""
+    step_factor: float = 0.5
+    """step: what the learning rate is multiplied by."""
+    warmup_steps: int = 0
+    """Steps over which the learning rate rises linearly from near zero at the start."""
+    accumulation: int = 1
+    """Split each batch into so many parts, one after another, to save memory; the gradients are the same."""
+    clip_norm: float = 0.0
+    """Scale gradients down to this norm (of all generators, or all discriminators, together); 0: never."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmaConfig:
+    """Averaged generators: what sample grids, translators and `test.py` use."""
+
+    decay: float = 0.999
+    """Exponential moving average per optimizer step; 0 uses the newest weights instead."""
+    warmup: bool = True
+    """Average over fewer steps early on: decay is at most (1 + step) / (10 + step)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """How long, how much at once, on what."""
+
+    steps: int | None = None
+    """Length of the run in optimizer steps; give this or `epochs`."""
+    epochs: float | None = None
+    """Length of the run in epochs: one shows as many images as the larger domain has; give this or `steps`."""
+    batch_size: int = 1
+    """Images of each domain in one optimizer step, over all processes."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """Arithmetic of the networks; auto: bf16 where the processor or GPU has it natively, else fp32."""
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """Where to train; auto: an NVIDIA GPU, else an Apple one, else the processor."""
+    checkpoint_every: int = 1000
+    """Steps between checkpoints; each also writes both translators."""
+    keep_checkpoints: int = 3
+    """How many of the newest checkpoints stay on disk."""
+    tf32: bool = True
+    """Let fp32 convolutions on NVIDIA GPUs use TF32."""
+    deterministic: bool = False
+    """Only deterministic algorithms on GPUs too (slower). On the processor runs repeat bit for bit anyway."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogConfig:
+    """What is written down while training."""
+
+    scalars_every: int = 50
+    """Steps between rows of metrics.jsonl and points in TensorBoard; each is a mean over these steps."""
+    samples_every: int = 500
+    """Steps between sample grids (real, translated, back, identity, of fixed test images)."""
+    num_samples: int = 4
+    """Test images of each domain in a grid."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig:
+    """Scores during training."""
+
+    every: int = 0
+    """Reserved: steps between evaluations on the test folders. Nothing evaluates yet, so other values than 0 warn."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """One run, whole: defaults < YAML < key=value."""
+
+    name: str = "run"
+    """Name of the run: its folder is `output_dir`/`name`."""
+    seed: int = 0
+    """Fixes initial weights, order of the data, augmentation and pools."""
+    output_dir: str = "runs"
+    """Folder of all runs."""
+    data: DataConfig = field(default_factory=DataConfig)
+    method: CycleGANConfig = field(default_factory=CycleGANConfig)
+    generator: GeneratorConfig = field(default_factory=GeneratorConfig)
+    discriminator: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    ema: EmaConfig = field(default_factory=EmaConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    log: LogConfig = field(default_factory=LogConfig)
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)

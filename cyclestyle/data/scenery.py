@@ -1,0 +1,192 @@
+"""Noise, skies and trees: the parts that `landscapes.py` puts together into one picture.
+
+Owns the tileable noise textures, everything above the horizon, and the tree sprites. All colours here are linear
+light, RGB, float32, about [0, 1] (the sun may exceed 1); all randomness comes from the generator handed in.
+"""
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[np.float32]
+
+TEXTURE_SIZE = 512
+
+
+def smoothstep(x: Array, low: float, high: float) -> Array:
+    """Return 0 below `low`, 1 above `high`, and a cubic ease between; the shape of `x`."""
+    t = np.clip((x - low) / (high - low), 0.0, 1.0)
+    return np.asarray(t * t * (3.0 - 2.0 * t), dtype=np.float32)
+
+
+def fractal_texture(rng: np.random.Generator, exponent: float, lowest: float = 2.0) -> Array:
+    """Return a tileable TEXTURE_SIZE x TEXTURE_SIZE noise with amplitude spectrum f^-exponent (spectral synthesis).
+
+    Mean 0 and standard deviation 1; frequencies below `lowest` cycles a tile are left out.
+    """
+    fy = np.fft.fftfreq(TEXTURE_SIZE)[:, None] * TEXTURE_SIZE
+    fx = np.fft.rfftfreq(TEXTURE_SIZE)[None, :] * TEXTURE_SIZE
+    frequency = np.sqrt(fx * fx + fy * fy)
+    amplitude = np.where(frequency < lowest, 0.0, np.maximum(frequency, 1.0) ** -exponent)
+    white = np.fft.rfft2(rng.standard_normal((TEXTURE_SIZE, TEXTURE_SIZE), dtype=np.float32))
+    noise = np.fft.irfft2(white * amplitude, s=(TEXTURE_SIZE, TEXTURE_SIZE))
+    return np.asarray(noise / noise.std(), dtype=np.float32)
+
+
+def sample(texture: Array, u: Array, v: Array) -> Array:
+    """Read a tileable texture at real coordinates (texels, any range), bilinearly; the shape of `u`."""
+    # cv2.remap keeps coordinates in fixed point: wrap them first, so that far away places stay exact.
+    wrapped_u = np.asarray(np.mod(u, TEXTURE_SIZE), dtype=np.float32)
+    wrapped_v = np.asarray(np.mod(v, TEXTURE_SIZE), dtype=np.float32)
+    out = cv2.remap(texture, wrapped_u, wrapped_v, cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP)
+    return np.asarray(out, dtype=np.float32)
+
+
+@dataclass(frozen=True)
+class Textures:
+    """The noise of one picture: `smooth` for hills, `cloud` for clouds, `rough` for ground, `fine` for blades."""
+
+    smooth: Array
+    cloud: Array
+    rough: Array
+    fine: Array
+
+
+def make_textures(rng: np.random.Generator) -> Textures:
+    """Draw the four noise textures of one picture."""
+    return Textures(
+        smooth=fractal_texture(rng, 2.2),
+        cloud=fractal_texture(rng, 1.65, lowest=3.0),
+        rough=fractal_texture(rng, 1.15, lowest=4.0),
+        fine=fractal_texture(rng, 0.35, lowest=24.0),
+    )
+
+
+def ridged(texture: Array, u: Array, v: Array, octaves: int) -> Array:
+    """Return ridged multifractal noise in about [0, 1] (Musgrave, "Texturing and Modeling", chapter 16).
+
+    Sharp crests where the noise crosses zero; each octave is weighted by the one before, so that valleys stay smooth.
+    """
+    total = np.zeros(u.shape, np.float32)
+    weight = np.ones(u.shape, np.float32)
+    amplitude, scale, norm = 1.0, 1.0, 0.0
+    for octave in range(octaves):
+        crest = 1.0 - np.minimum(np.abs(sample(texture, u * scale + 71.0 * octave, v * scale + 37.0 * octave)), 1.0)
+        crest *= crest
+        total += amplitude * weight * crest
+        weight = np.clip(crest * 1.6, 0.0, 1.0)
+        norm += amplitude
+        amplitude, scale = amplitude * 0.48, scale * 2.07
+    return total / np.float32(norm)
+
+
+@dataclass(frozen=True)
+class Light:
+    """What the sky gives: linear RGB colours, the sun's place on the screen (pixels) and its direction in the world."""
+
+    zenith: Array
+    horizon: Array
+    sun: Array
+    ambient: Array
+    sun_at: tuple[float, float]
+    direction: Array
+    glow: float
+    clouds: float
+    cloud_kind: str
+
+
+def sky(rows: Array, columns: Array, horizon_row: float, light: Light, textures: Textures,
+        rng: np.random.Generator) -> Array:
+    """Render the sky for pixel coordinates `rows`, `columns` (H x W each); returns H x W x 3, linear RGB.
+
+    Below the horizon it repeats the colour at the horizon, which is what haze there needs.
+    """
+    size = float(rows.shape[1])
+    up = np.maximum((horizon_row - rows) / size, 0.0)  # elevation above the horizon, in picture widths
+    blend = (1.0 - np.exp(-up * 3.6))[..., None]
+    picture = light.horizon * (1.0 - blend) + light.zenith * blend
+    dx, dy = (columns - light.sun_at[0]) / size, (rows - light.sun_at[1]) / size
+    distance = np.sqrt(dx * dx + dy * dy)
+    halo = 0.55 * np.exp(-distance * 4.5) + 0.6 * np.exp(-distance * 14.0)
+    picture = picture + (light.glow * halo * np.exp(-up * 0.8))[..., None] * light.sun
+    if light.glow > 0.35:
+        disc = smoothstep(-distance, -0.022, -0.016)
+        picture = picture + disc[..., None] * (light.sun * 2.5)
+    return _clouds(picture.astype(np.float32), up, columns / size, distance, light, textures, rng)
+
+
+def _clouds(picture: Array, up: Array, x: Array, sun_distance: Array, light: Light, textures: Textures,
+            rng: np.random.Generator) -> Array:
+    """Lay clouds over a clear sky: a plane of noise seen in perspective, lit from the side of the sun."""
+    if light.clouds <= 0.0:
+        return picture
+    depth = 1.0 / (up + 0.10)
+    stretch, scale = (0.55, 26.0) if light.cloud_kind == "cumulus" else (1.0, 15.0)
+    u0, v0 = rng.uniform(0.0, TEXTURE_SIZE, 2)
+    u = (x - 0.5) * depth * scale * (0.35 if light.cloud_kind == "cirrus" else 1.0) + u0
+    v = depth * scale * stretch + v0
+    # Warping the lookup by coarser noise turns even fog into curls and towers.
+    warp = sample(textures.smooth, u * 1.3 + 90.0, v * 1.3)
+    u, v = u + 5.0 * warp, v + 3.0 * warp
+    density = sample(textures.cloud, u, v) + 0.35 * sample(textures.rough, u * 2.7, v * 2.7)
+    to_sun = np.sign(light.sun_at[0] / x.shape[1] - 0.5) * 6.0
+    behind = sample(textures.cloud, u + to_sun, v + 5.0)
+    # `clouds` 0..1 is the share of sky covered: the threshold slides through the noise's range.
+    threshold = 1.5 - 2.6 * light.clouds
+    soft = 0.55 if light.cloud_kind == "cumulus" else 1.3
+    cover = smoothstep(density, threshold, threshold + soft) * (0.93 if light.cloud_kind != "cirrus" else 0.6)
+    thick = smoothstep(density, threshold, threshold + 2.4)
+    lit = np.clip(0.62 + 0.30 * (density - behind) - 0.42 * thick, 0.08, 1.0)
+    silver = np.exp(-sun_distance * 3.2) * light.glow
+    white = light.sun * 0.80 + light.ambient * 0.55
+    shadow = light.ambient * 0.95 + light.horizon * 0.12
+    colour = shadow + (white - shadow) * lit[..., None] + (silver * (1.0 - thick) * 0.8)[..., None] * light.sun
+    # Far clouds fade into the haze of the horizon.
+    cover = cover * (0.25 + 0.75 * smoothstep(up, 0.0, 0.12))
+    return np.asarray(picture + (colour - picture) * cover[..., None], dtype=np.float32)
+
+
+def tree_sprite(kind: str, sun_side: float, rng: np.random.Generator, height: int = 160) -> tuple[Array, Array, Array]:
+    """Grow one tree; returns (leaf light, wood mask, alpha), each height x width float32 in [0, 1].
+
+    kind: "conifer", "broadleaf" or "cypress". Leaves are splatted as small dots around the ends of boughs, far ones
+    first, each lit by where it sits in its tuft and in the crown; `sun_side` is -1 (left) to 1 (right).
+    """
+    width = {"conifer": 0.50, "broadleaf": 0.95, "cypress": 0.30}[kind]
+    columns = int(height * width)
+    middle = columns / 2.0
+    num_tufts, num_leaves = (90, 46) if kind != "cypress" else (60, 50)
+    t = rng.uniform(0.0, 1.0, num_tufts) ** (0.7 if kind == "conifer" else 1.0)  # 0 at the tip, 1 at the foot
+    angle = rng.uniform(0.0, 2.0 * np.pi, num_tufts)
+    if kind == "conifer":
+        t = np.round(t * 11.0) / 11.0 + rng.normal(0.0, 0.012, num_tufts)  # boughs grow in whorls
+        reach, top, foot, tuft = np.clip(t, 0.03, 1.0) * 0.40 * columns, 0.03, 0.90, 0.020 * height
+    elif kind == "cypress":
+        reach, top, foot, tuft = np.sin(np.pi * np.clip(t, 0.02, 0.97) ** 0.7) * 0.30 * columns, 0.04, 0.95, 0.022 * height
+    else:
+        reach, top, foot, tuft = np.sqrt(np.clip(1.0 - (2.0 * t - 1.0) ** 2, 0.0, 1.0)) * 0.36 * columns, 0.12, 0.68, 0.05 * height
+    reach = reach * rng.uniform(0.55, 1.1, num_tufts)
+    cx, depth = middle + np.cos(angle) * reach, np.sin(angle)
+    cy = (top + (foot - top) * t) * height + (np.abs(np.cos(angle)) * reach * 0.28 if kind == "conifer" else 0.0)
+    lx = rng.standard_normal((num_tufts, num_leaves))
+    ly = rng.standard_normal((num_tufts, num_leaves)) * (0.55 if kind == "conifer" else 0.9)
+    px = cx[:, None] + lx * tuft * (1.5 if kind == "conifer" else 1.0)
+    py = cy[:, None] + ly * tuft
+    side = (px - middle) / (0.5 * columns)
+    light = 0.42 + 0.20 * side * sun_side - 0.11 * ly + 0.10 * lx * sun_side + 0.16 * depth[:, None] - 0.12 * (t[:, None] - 0.5)
+    light = np.clip(light + rng.normal(0.0, 0.10, light.shape), 0.03, 1.0)
+    order = np.argsort(np.repeat(depth, num_leaves), kind="stable")
+    ix = np.clip(px.reshape(-1)[order].astype(int), 0, columns - 3)
+    iy = np.clip(py.reshape(-1)[order].astype(int), 0, height - 3)
+    leaf, alpha, wood = (np.zeros((height, columns), np.float32) for _ in range(3))
+    root = 0.97 * height
+    cv2.line(wood, (int(middle), int(0.35 * height)), (int(middle), int(root)), 1.0, max(2, height // 45))
+    alpha[wood > 0] = 1.0
+    value = light.reshape(-1)[order].astype(np.float32)
+    for oy, ox in ((0, 0), (0, 1), (1, 0), (1, 1), (2, 1)):
+        leaf[iy + oy, ix + ox] = value
+        alpha[iy + oy, ix + ox] = 1.0
+        wood[iy + oy, ix + ox] = 0.0
+    return leaf, wood, alpha

@@ -1,0 +1,1 @@
+"""Networks: generators, discriminators, their layers and initialisation; built from a config section in `build`."""
