@@ -1,0 +1,75 @@
+"""Where networks run and in what arithmetic: what `auto` means for devices and precisions is decided here, for training and translating.
+
+Row 1 of the house: imports errors only.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+import torch
+
+from cyclestyle.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Precision:
+    """The arithmetic of the networks.
+
+    Attributes:
+        name: "fp32", "bf16" or "fp16".
+        reason: in words, why `auto` chose it, or "as configured".
+    """
+
+    name: str
+    reason: str
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What autocast computes convolutions in."""
+        return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[self.name]
+
+    def autocast(self, device: torch.device) -> AbstractContextManager[object]:
+        """Mixed precision on `device`; does nothing in fp32. Weights, statistics of norms and losses stay fp32."""
+        return torch.autocast(device.type, dtype=self.dtype, enabled=self.name != "fp32")
+
+
+def choose_device(name: str) -> torch.device:
+    """The device for `train.device` or `--device`: auto, cpu, cuda or mps.
+
+    Raises:
+        ConfigError: the device asked for is not there.
+    """
+    has_cuda, has_mps = torch.cuda.is_available(), torch.backends.mps.is_available()
+    if name == "auto":
+        name = "cuda" if has_cuda else "mps" if has_mps else "cpu"
+    if (name == "cuda" and not has_cuda) or (name == "mps" and not has_mps):
+        kind = "NVIDIA GPU that torch can use" if name == "cuda" else "Apple GPU"
+        raise ConfigError(f"device {name} was asked for, but there is no {kind} here: use device auto or cpu")
+    return torch.device(name)
+
+
+def has_native_bf16(device: torch.device) -> bool:
+    """Whether bf16 convolutions run in hardware on `device`, not emulated (which would be slower than fp32)."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type == "cpu" and hasattr(torch.cpu, "get_capabilities"):
+        found = torch.cpu.get_capabilities()
+        return any(found.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+    return False
+
+
+def choose_precision(name: str, device: torch.device) -> Precision:
+    """The precision for `train.precision` or `--precision`: auto, fp32, bf16 or fp16, on `device`.
+
+    Raises:
+        ConfigError: fp16 on a processor.
+    """
+    if name == "auto":
+        if has_native_bf16(device):
+            return Precision("bf16", f"auto: this {device.type} computes bf16 natively")
+        return Precision("fp32", f"auto: no native bf16 known on this {device.type}")
+    if name == "fp16" and device.type == "cpu":
+        raise ConfigError("precision fp16 was asked for, but it needs a GPU: use precision bf16, fp32 or auto on the cpu")
+    return Precision(name, "as configured")

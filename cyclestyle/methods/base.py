@@ -1,0 +1,40 @@
+"""What the training loop asks of a method. A method never steps an optimizer, logs or saves."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+
+from cyclestyle.batch import UnpairedBatch
+
+
+class Method(nn.Module, ABC):
+    """Networks, what they compute on a batch, and the loss terms of each player.
+
+    Everything that a resumed run needs (networks, pools, random states) is in `state_dict()`.
+
+    Attributes:
+        players: groups of parameters that are updated one after another, each on its own terms, in this order.
+        generators: names of the submodules that translate ("gen_ab", "gen_ba"); they are averaged and exported.
+    """
+
+    players: ClassVar[tuple[str, ...]]
+    generators: ClassVar[tuple[str, ...]]
+
+    @abstractmethod
+    def networks_of(self, player: str) -> list[nn.Module]:
+        """The networks whose parameters `player` updates; each belongs to exactly one player."""
+
+    @abstractmethod
+    def forward_batch(self, batch: UnpairedBatch) -> Any:
+        """Run the generators once on a batch; the result is handed to `terms` of every player."""
+
+    @abstractmethod
+    def terms(self, player: str, batch: UnpairedBatch, outputs: Any) -> dict[str, Tensor]:
+        """Weighted loss terms of `player`, each a scalar; their sum is what the player minimises."""
+
+    @abstractmethod
+    def observations(self, outputs: Any) -> dict[str, Tensor]:
+        """Detached scalars worth a curve that are no loss terms, e.g. the discriminators' mean scores."""
