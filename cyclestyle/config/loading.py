@@ -1,0 +1,289 @@
+"""From defaults, a YAML file and `key=value` to one frozen, checked `Config`, and from a `Config` back to YAML.
+
+Each layer is flattened to dotted keys and checked against the schema (`keys`), later layers win, OmegaConf converts
+each value to its field's type, blanks such as the domains' names are filled in, and `validation` refuses the rest.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+import re
+import unicodedata
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePath
+from typing import Any, cast
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from cyclestyle.config import keys, validation, yaml_text
+from cyclestyle.config.schema import Config
+from cyclestyle.errors import ConfigError
+
+RIVALS = {"train.steps": "train.epochs", "train.epochs": "train.steps"}
+"""Two ways to say one thing: a layer may give one of them, and what it gives replaces the other of earlier layers."""
+
+_MISFITS = (OmegaConfBaseException, ValueError, TypeError, OverflowError)
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """One source of settings: dotted keys and raw values, with the place of each key for messages."""
+
+    values: dict[str, Any]
+    source: str = ""
+    lines: Mapping[str, int] = dataclasses.field(default_factory=dict)
+
+    def place(self, key: str) -> str:
+        """ "file.yaml, line 3: " for files, nothing for the command line, whose words people still see."""
+        if not self.source:
+            return ""
+        return f"{self.source}, line {self.lines[key]}: " if key in self.lines else f"{self.source}: "
+
+
+# ---------------------------------------------------------------------------------------------------- the public side
+
+
+def load_config(yaml_file: Path | None = None, overrides: Sequence[str] = ()) -> Config:
+    """Defaults < YAML < `key=value`, checked; raises `ConfigError` with one line that says what to change."""
+    return _build(_layers(yaml_file, overrides))
+
+
+def load_with_warnings(yaml_file: Path | None = None, overrides: Sequence[str] = ()) -> tuple[Config, tuple[str, ...]]:
+    """`load_config`, and one line for each setting that the person gave and that has no effect."""
+    layers = _layers(yaml_file, overrides)
+    config = _build(layers)
+    return config, validation.warnings_of(config, _explicit(layers, config.method.name))
+
+
+def config_from_mapping(mapping: Mapping[str, Any], overrides: Sequence[str] = ()) -> Config:
+    """A checked config from nested mappings: for Python use and for the config inside a run folder or checkpoint."""
+    return _build([_flat_layer(mapping), _override_layer(overrides)])
+
+
+def to_mapping(config: Config) -> dict[str, Any]:
+    """The config as plain nested dicts, lists, numbers and strings; `config_from_mapping` gives back an equal one."""
+    return cast("dict[str, Any]", _plain(dataclasses.asdict(config)))
+
+
+def to_yaml(config: Config) -> str:
+    """The config as YAML, every option written out: enough to repeat the run."""
+    return yaml_text.write_yaml(to_mapping(config))
+
+
+# ---------------------------------------------------------------------------------------------------- layers
+
+
+def _layers(yaml_file: Path | None, overrides: Sequence[str]) -> list[_Layer]:
+    layers = []
+    if yaml_file is not None:
+        data, lines = yaml_text.read_yaml_file(Path(yaml_file))
+        layers.append(_flat_layer(data, str(yaml_file), lines))
+    return [*layers, _override_layer(overrides)]
+
+
+def _flat_layer(data: Mapping[str, Any], source: str = "", lines: Mapping[str, int] | None = None) -> _Layer:
+    layer = _Layer({}, source, lines or {})
+    sections = keys.sections_of(_named_method(data, keys.DEFAULT_METHOD))
+
+    def flatten(mapping: Mapping[Any, Any], prefix: str) -> None:
+        for name, value in mapping.items():
+            key = f"{prefix}{name}"
+            if "." in str(name):
+                nested = "{" + str(name).replace(".", ": {") + ": ..." + "}" * (str(name).count(".") + 1)
+                raise ConfigError(f"{layer.place(key)}{key}: dots are for the command line; nest it here: {nested}")
+            if key in sections and isinstance(value, Mapping):
+                flatten(value, key + ".")
+            elif key in sections and value is None and source:
+                continue  # `train:` with nothing below it
+            else:
+                layer.values[key] = _plain(value)
+
+    flatten(data, "")
+    return layer
+
+
+def _override_layer(overrides: Sequence[str]) -> _Layer:
+    layer = _Layer({})
+    for text in overrides:
+        key, equals, raw = text.partition("=")
+        key = key.strip()
+        if not equals or not key:
+            raise ConfigError(f"{text}: settings are written key=value, such as train.batch_size=4")
+        if key in layer.values:
+            raise ConfigError(f"{key} is given twice: {key}={layer.values[key]} and {text}; keep one")
+        layer.values[key] = raw.strip()
+    method = layer.values.get("method.name", keys.DEFAULT_METHOD)
+    # Only now that the method is known, a value can be read as what its key expects.
+    options = keys.options_of(method if method in keys.METHOD_CONFIGS else keys.DEFAULT_METHOD)
+    return _Layer({key: _override_value(key, raw, options.get(key)) for key, raw in layer.values.items()})
+
+
+def _override_value(key: str, raw: str, option: keys.Option | None) -> Any:
+    if option is not None and (option.type is str or str in keys.alternatives(option.type)):
+        nullable = keys.accepts(option.type, type(None))
+        if nullable and raw in ("null", "~", ""):
+            return None
+        if raw[:1] not in ('"', "'") and not keys.accepts(option.type, int):
+            return raw  # a name or folder means what it says: name=1.10, data.root=C:\photos #2
+    return _plain(yaml_text.read_yaml(raw, f"{key}={raw}")[0])
+
+
+def _named_method(data: Mapping[str, Any], otherwise: str) -> str:
+    section = data.get("method")
+    name = section.get("name", otherwise) if isinstance(section, Mapping) else otherwise
+    keys.method_config(name)
+    return cast(str, name)
+
+
+def _plain(value: Any) -> Any:
+    """Mappings, sequences and paths as dicts, lists and strings, all the way down."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(inner) for inner in value]
+    return str(value) if isinstance(value, PurePath) else value
+
+
+def _explicit(layers: Sequence[_Layer], method: str) -> set[str]:
+    """The keys that a person set: a file that sets every single option is a run's own config.yaml, nobody's choices."""
+    everything = set(keys.options_of(method))
+    return {key for layer in layers if not everything <= set(layer.values) for key in layer.values}
+
+
+# ---------------------------------------------------------------------------------------------------- building
+
+
+def _build(layers: Sequence[_Layer]) -> Config:
+    method = keys.DEFAULT_METHOD
+    for layer in layers:
+        method = layer.values.get("method.name", method)
+    options = keys.options_of(method)
+    settings: dict[str, Any] = {}
+    places: dict[str, str] = {}
+    for layer in layers:
+        _refuse_unknown(layer, options, method)
+        _drop_rivals(settings, layer)
+        for key, value in layer.values.items():
+            places[key] = layer.place(key)
+            settings[key] = _fitting(options[key], value, places[key])
+    config = _filled_in(_typed(settings, options, places, method))
+    validation.check(config)
+    return config
+
+
+def _refuse_unknown(layer: _Layer, options: Mapping[str, keys.Option], method: str) -> None:
+    sections = keys.sections_of(method)
+    for key, value in layer.values.items():
+        if key in sections:
+            raise ConfigError(
+                f"{layer.place(key)}{key}: got {value!r}, but {key} is a section; give one of its keys: "
+                f"{', '.join(sections[key])}"
+            )
+        if key not in options:
+            raise ConfigError(f"{layer.place(key)}unknown key {key}: {keys.advice_for(key, method)}")
+
+
+def _drop_rivals(settings: dict[str, Any], layer: _Layer) -> None:
+    for key, rival in RIVALS.items():
+        given, other = layer.values.get(key), layer.values.get(rival)
+        if given is not None and other is not None:
+            raise ConfigError(f"{layer.place(key)}both {key}={given} and {rival}={other} are given; keep one")
+        if given is not None:
+            settings.pop(rival, None)
+
+
+def _wrong_type(option: keys.Option, value: Any, place: str) -> ConfigError:
+    return ConfigError(f"{place}{option.key}: got {value!r}, expected {keys.spoken(option.type)}")
+
+
+def _fitting(option: keys.Option, value: Any, place: str) -> Any:
+    """The value, where OmegaConf's own conversion to the field's type would let a slip pass: refused or made clear."""
+    _refuse_interpolation(value, option.key, place)
+    kinds = keys.alternatives(option.type)
+    if isinstance(value, bool):
+        if bool not in kinds:
+            raise _wrong_type(option, value, place)  # true would pass as the number 1
+    elif isinstance(value, (int, float)):
+        if str in kinds and int not in kinds:
+            raise ConfigError(f"{place}{option.key}: got {value!r}, a number where text is needed; put it in quotes")
+        if bool in kinds and value not in (0, 1):
+            raise _wrong_type(option, value, place)
+        if int in kinds and math.isfinite(value) and value == int(value):
+            return int(value)  # train.steps=1e5
+    return value
+
+
+def _typed(
+    settings: Mapping[str, Any], options: Mapping[str, keys.Option], places: Mapping[str, str], method: str
+) -> Config:
+    """The settings on top of the defaults, each converted to its field's type by OmegaConf."""
+    base = OmegaConf.structured(Config(method=keys.method_config(method)()))
+    try:
+        config = OmegaConf.to_object(_merged(base, settings))
+    except _MISFITS as error:
+        # The errors of a whole merge do not always name the key: find it by merging one setting at a time.
+        for key, value in settings.items():
+            try:
+                _merged(base, {key: value})
+            except _MISFITS:
+                raise _wrong_type(options[key], value, places[key]) from error
+        raise
+    assert isinstance(config, Config)
+    return config
+
+
+def _merged(base: DictConfig, settings: Mapping[str, Any]) -> Any:
+    nested: dict[str, Any] = {}
+    for key, value in settings.items():
+        *sections, name = key.split(".")
+        section = nested
+        for part in sections:
+            section = section.setdefault(part, {})
+        section[name] = value
+    return OmegaConf.merge(base, nested)
+
+
+def _refuse_interpolation(value: Any, key: str, place: str) -> None:
+    """Values are taken as they stand: nothing in a config reads the environment, other keys or runs a resolver."""
+    if isinstance(value, dict):
+        value = [*value, *value.values()]
+    if isinstance(value, list):
+        for inner in value:
+            _refuse_interpolation(inner, key, place)
+    elif isinstance(value, str) and "${" in value:
+        raise ConfigError(
+            f"{place}{key}: got {value!r}, but configs are not expanded; write the value itself, not ${{...}}"
+        )
+    elif value == "???":
+        raise ConfigError(f"{place}{key}: got '???', a placeholder; write the value itself")
+
+
+# ---------------------------------------------------------------------------------------------------- filling in
+
+
+def _filled_in(config: Config) -> Config:
+    """`~` in folders stands for the home folder; domains without a name take their train folder's, else a / b."""
+    data = config.data
+    domains = {}
+    for letter, domain in (("a", data.a), ("b", data.b)):
+        train, test = _expanded(domain.train), _expanded(domain.test)
+        name = domain.name or _name_from_folder(train) or letter
+        domains[letter] = replace(domain, train=train, test=test, name=name)
+    data = replace(data, root=_expanded(data.root), a=domains["a"], b=domains["b"])
+    return replace(config, data=data, output_dir=os.path.expanduser(config.output_dir))
+
+
+def _expanded(folder: str | None) -> str | None:
+    return None if folder is None else os.path.expanduser(folder)
+
+
+def _name_from_folder(folder: str | None) -> str | None:
+    """The folder's own name, in letters that can stand in file names and on the command line."""
+    if not folder:
+        return None
+    ascii_only = unicodedata.normalize("NFKD", Path(folder).name).encode("ascii", "ignore").decode()
+    return re.sub(r"[^A-Za-z0-9_-]+", "-", ascii_only).strip("-_") or None

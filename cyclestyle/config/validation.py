@@ -1,0 +1,356 @@
+"""What a config may hold: the range of every number, combinations that cannot work, and settings without effect.
+
+Pure arithmetic on the config: whether folders exist or a GPU is there is checked where they are opened.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterable, Set
+from dataclasses import dataclass, replace
+from typing import Any
+
+from cyclestyle.config import rules
+from cyclestyle.config.keys import options_of
+from cyclestyle.config.schema import Config, DiscriminatorConfig
+from cyclestyle.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Range:
+    """The numbers a field may have; `None` is no bound, and a bound is allowed itself unless `open`."""
+
+    low: float
+    high: float | None = None
+    low_open: bool = False
+    high_open: bool = False
+
+    def holds(self, number: float) -> bool:
+        """Whether this number is allowed (infinities and NaN never are)."""
+        above = number > self.low or (number == self.low and not self.low_open)
+        below = self.high is None or number < self.high or (number == self.high and not self.high_open)
+        return math.isfinite(number) and above and below
+
+    def __str__(self) -> str:
+        low = f"above {self.low:g}" if self.low_open else f"at least {self.low:g}"
+        if self.high is None:
+            return low
+        if not (self.low_open or self.high_open):
+            return f"between {self.low:g} and {self.high:g}"
+        return f"{low} and {'below' if self.high_open else 'at most'} {self.high:g}"
+
+
+COUNT = Range(1)
+WHOLE = Range(0)  # counts that may be none
+POSITIVE = Range(0, low_open=True)
+WEIGHT = Range(0)
+FRACTION = Range(0, 1)
+BELOW_ONE = Range(0, 1, high_open=True)
+
+RANGES: dict[str, Range] = {
+    "seed": Range(0, 2**63 - 1),
+    "data.channels": COUNT,
+    "data.load_size": COUNT,
+    "data.crop_size": COUNT,
+    "data.cache_limit_gb": WHOLE,
+    "data.num_workers": WHOLE,
+    "data.max_bad_fraction": FRACTION,
+    "method.pool_size": WHOLE,
+    "method.weights.adversarial_ab": WEIGHT,
+    "method.weights.adversarial_ba": WEIGHT,
+    "method.weights.cycle_a": WEIGHT,
+    "method.weights.cycle_b": WEIGHT,
+    "method.weights.identity_a": WEIGHT,
+    "method.weights.identity_b": WEIGHT,
+    "method.weights.discriminator_a": WEIGHT,
+    "method.weights.discriminator_b": WEIGHT,
+    "method.weights.gradient_penalty": WEIGHT,
+    "generator.filters": COUNT,
+    "generator.blocks": WHOLE,
+    "generator.depth": Range(rules.MIN_UNET_DEPTH, 16),
+    "generator.dropout": BELOW_ONE,
+    "generator.init_gain": POSITIVE,
+    "discriminator.filters": COUNT,
+    "discriminator.layers": Range(1, 16),
+    "discriminator.scales": Range(1, 16),
+    "discriminator.init_gain": POSITIVE,
+    "optimizer.generator_lr": POSITIVE,
+    "optimizer.discriminator_lr": POSITIVE,
+    "optimizer.betas": BELOW_ONE,
+    "optimizer.decay_start": FRACTION,
+    "optimizer.step_every": COUNT,
+    "optimizer.step_factor": Range(0, 1, low_open=True),
+    "optimizer.warmup_steps": WHOLE,
+    "optimizer.accumulation": COUNT,
+    "optimizer.clip_norm": WHOLE,
+    "ema.decay": BELOW_ONE,
+    "train.steps": COUNT,
+    "train.epochs": POSITIVE,
+    "train.batch_size": COUNT,
+    "train.checkpoint_every": COUNT,
+    "train.keep_checkpoints": COUNT,
+    "log.scalars_every": COUNT,
+    "log.samples_every": COUNT,
+    "log.num_samples": COUNT,
+    "evaluate.every": WHOLE,
+}
+"""The one place that says how far each number (each member, for tuples) may go."""
+
+_DOMAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+_RUN_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_.-]*[A-Za-z0-9_-])?")
+
+
+def check(config: Config) -> None:
+    """Raise `ConfigError` for the first thing that cannot work."""
+    _check_ranges(config)
+    for problem in (
+        _length_problem,
+        _names_problem,
+        _folders_problem,
+        _workers_problem,
+        _preset_problem,
+        _crop_problem,
+        _discriminator_problem,
+        _precision_problem,
+        _batch_problem,
+        _penalty_problem,
+    ):
+        line = problem(config)
+        if line is not None:
+            raise ConfigError(line)
+
+
+def value_of(config: Config, key: str) -> Any:
+    """The value of one dotted key."""
+    value: Any = config
+    for name in key.split("."):
+        value = getattr(value, name)
+    return value
+
+
+def _check_ranges(config: Config) -> None:
+    for key, allowed in RANGES.items():
+        value = value_of(config, key)
+        for number in value if isinstance(value, tuple) else (value,):
+            if isinstance(number, (int, float)) and not allowed.holds(number):
+                raise ConfigError(f"{key}: got {_shown(value)}, must be {allowed}")
+
+
+def _shown(value: Any) -> str:
+    return str(list(value)) if isinstance(value, tuple) else str(value)
+
+
+# ---------------------------------------------------------------------------------------------------- combinations
+
+
+def _length_problem(config: Config) -> str | None:
+    if config.train.steps is None and config.train.epochs is None:
+        return "how long to train is not given: set train.steps (such as train.steps=10000) or train.epochs"
+    return None
+
+
+def _names_problem(config: Config) -> str | None:
+    if not _RUN_NAME.fullmatch(config.name):
+        return (
+            f"name: got {config.name!r}, but the run's folder is named so: letters, digits, '.', '_' and '-', "
+            "the first a letter or digit"
+        )
+    if not config.output_dir:
+        return "output_dir: got '', needs the folder of all runs, such as runs"
+    for letter, domain in (("a", config.data.a), ("b", config.data.b)):
+        if not _DOMAIN_NAME.fullmatch(domain.name or ""):
+            return (
+                f"data.{letter}.name: got {domain.name!r}, but it becomes part of file names: "
+                "letters, digits, '_' and '-', the first a letter or digit"
+            )
+    a, b = config.data.a.name or "", config.data.b.name or ""
+    if a.lower() == b.lower():  # files are named by both, and some file systems do not tell upper from lower case
+        return f"both domains are called {a!r}: set data.a.name and data.b.name to two different names"
+    return None
+
+
+def _folders_problem(config: Config) -> str | None:
+    data = config.data
+    if data.root or (data.a.train and data.b.train):
+        return None
+    missing = " and ".join(f"data.{letter}.train" for letter in "ab" if not getattr(data, letter).train)
+    given = "" if missing.count("data") == 2 else f" ({missing} is missing)"
+    return (
+        "no images to train on: give data.root=FOLDER that holds trainA and trainB, "
+        f"or both data.a.train=FOLDER and data.b.train=FOLDER{given}"
+    )
+
+
+def _workers_problem(config: Config) -> str | None:
+    workers = config.data.num_workers
+    if isinstance(workers, str) and workers != "auto":
+        return f"data.num_workers: got {workers!r}, expected a whole number or auto"
+    return None
+
+
+def _preset_problem(config: Config) -> str | None:
+    generator = config.generator
+    if rules.is_unet(generator):
+        option, given, plain = "depth", generator.depth, "unet"
+        preset = rules.resolved_depth(replace(generator, depth=None))
+    else:
+        option, given, plain = "blocks", generator.blocks, "resnet"
+        preset = rules.resolved_blocks(replace(generator, blocks=None))
+    if generator.name == plain or given is None or given == preset:
+        return None
+    return (
+        f"generator.{option}: got {given}, but generator.name={generator.name} means {preset}; "
+        f"set generator.name={plain} or leave generator.{option} out"
+    )
+
+
+def _crop_problem(config: Config) -> str | None:
+    data, stride = config.data, rules.generator_stride(config.generator)
+    if data.resize != "none" and data.crop_size > data.load_size:
+        return (
+            f"data.crop_size: got {data.crop_size}, more than data.load_size={data.load_size}; "
+            f"lower it, or set data.load_size={data.crop_size} or more"
+        )
+    if data.crop_size % stride:
+        below = data.crop_size // stride * stride
+        fits = f"{below} and {below + stride} are" if below else f"{stride} is"
+        unet = " (or lower generator.depth)" if rules.is_unet(config.generator) else ""
+        return (
+            f"data.crop_size: got {data.crop_size}, no multiple of {stride}, the stride of generator "
+            f"{config.generator.name}; {fits}{unet}"
+        )
+    if not rules.is_unet(config.generator) and data.crop_size < 2 * stride:
+        # Features of one pixel can neither be reflected at their borders nor normalised over the image.
+        return (
+            f"data.crop_size: got {data.crop_size}, needs at least {2 * stride} with generator {config.generator.name}"
+        )
+    return None
+
+
+def _discriminator_problem(config: Config) -> str | None:
+    judge, crop = config.discriminator, config.data.crop_size
+    if rules.discriminator_output_size(judge, crop) >= 1:
+        return None
+    start = f"discriminator.layers: got {judge.layers}, too many for data.crop_size={crop}"
+    if judge.name == "multiscale":
+        start += f" at discriminator.scales={judge.scales}"
+    fitting = _most_layers(judge, crop)
+    if fitting:
+        return f"{start} (no output is left); at most {fitting} fit{'s' if fitting == 1 else ''}"
+    cure = "set a larger data.crop_size" + (" or fewer discriminator.scales" if judge.name == "multiscale" else "")
+    return f"{start} (no output is left), and fewer do not fit either; {cure}"
+
+
+def _most_layers(judge: DiscriminatorConfig, crop: int) -> int:
+    fitting = 0
+    while fitting < judge.layers and rules.discriminator_output_size(replace(judge, layers=fitting + 1), crop) >= 1:
+        fitting += 1
+    return fitting
+
+
+def _precision_problem(config: Config) -> str | None:
+    if config.train.precision == "fp16" and config.train.device == "cpu":
+        return (
+            "train.precision: got fp16, which train.device=cpu cannot train in; set train.precision=fp32, bf16 or auto"
+        )
+    return None
+
+
+def _batch_problem(config: Config) -> str | None:
+    batch, parts = config.train.batch_size, config.optimizer.accumulation
+    if batch % parts == 0:
+        return None
+    return (
+        f"train.batch_size: got {batch}, not divisible by optimizer.accumulation={parts}; "
+        f"set train.batch_size={math.ceil(batch / parts) * parts} or another optimizer.accumulation"
+    )
+
+
+def _penalty_problem(config: Config) -> str | None:
+    weight = config.method.weights.gradient_penalty
+    if config.method.adversarial == "wgan" and weight == 0:
+        return (
+            "method.adversarial: got wgan, which does not train without a gradient penalty; "
+            "set method.weights.gradient_penalty=10 and method.gradient_penalty=one_centered"
+        )
+    if weight > 0 and config.discriminator.norm == "batch":
+        return (
+            "discriminator.norm: got batch, which mixes the images whose gradients "
+            f"method.weights.gradient_penalty={weight:g} measures one by one; set discriminator.norm=instance or none"
+        )
+    return None
+
+
+# ---------------------------------------------------------------------------------------------------- no effect
+
+
+@dataclass(frozen=True)
+class Idle:
+    """Options that do nothing while `when` holds, and why, as a clause after "has no effect"."""
+
+    keys: tuple[str, ...]
+    when: Callable[[Config], bool]
+    why: str
+
+
+def _is_on_cpu(config: Config) -> bool:
+    return config.train.device == "cpu"
+
+
+IDLE: tuple[Idle, ...] = (
+    Idle(("data.load_size",), lambda c: c.data.resize == "none", "with data.resize=none"),
+    Idle(("data.cache_limit_gb",), lambda c: c.data.cache != "auto", "unless data.cache=auto"),
+    Idle(
+        ("data.root",),
+        lambda c: bool(c.data.a.train and c.data.a.test and c.data.b.train and c.data.b.test),
+        "beside the four folders data.a.train, data.a.test, data.b.train and data.b.test",
+    ),
+    Idle(
+        ("method.gradient_penalty",),
+        lambda c: c.method.weights.gradient_penalty == 0,
+        "with method.weights.gradient_penalty=0",
+    ),
+    Idle(("generator.blocks", "generator.padding"), lambda c: rules.is_unet(c.generator), "in a U-Net"),
+    Idle(("generator.depth",), lambda c: not rules.is_unet(c.generator), "in a ResNet"),
+    Idle(
+        ("generator.dropout",),
+        lambda c: rules.is_unet(c.generator) and rules.resolved_depth(c.generator) < rules.UNET_DROPOUT_DEPTH,
+        f"in a U-Net of generator.depth below {rules.UNET_DROPOUT_DEPTH}",
+    ),
+    Idle(("generator.init_gain",), lambda c: c.generator.init == "kaiming", "with generator.init=kaiming"),
+    Idle(("discriminator.init_gain",), lambda c: c.discriminator.init == "kaiming", "with discriminator.init=kaiming"),
+    Idle(("discriminator.layers",), lambda c: c.discriminator.name == "pixel", "with discriminator.name=pixel"),
+    Idle(
+        ("discriminator.scales",),
+        lambda c: c.discriminator.name != "multiscale",
+        "unless discriminator.name=multiscale",
+    ),
+    Idle(
+        ("optimizer.decay_start",),
+        lambda c: c.optimizer.schedule not in ("linear", "cosine"),
+        "unless optimizer.schedule is linear or cosine",
+    ),
+    Idle(
+        ("optimizer.step_every", "optimizer.step_factor"),
+        lambda c: c.optimizer.schedule != "step",
+        "unless optimizer.schedule=step",
+    ),
+    Idle(("ema.warmup",), lambda c: c.ema.decay == 0, "with ema.decay=0"),
+    Idle(("train.tf32", "train.deterministic"), _is_on_cpu, "with train.device=cpu"),
+    Idle(("evaluate.every",), lambda c: c.evaluate.every > 0, "yet: nothing evaluates during training"),
+)
+
+
+def warnings_of(config: Config, explicitly_set: Set[str] | Iterable[str]) -> tuple[str, ...]:
+    """One line for each of these options that does nothing in this config."""
+    given = set(explicitly_set)
+    order = list(options_of(config.method.name))
+    found = [
+        (order.index(key), f"{key}={_shown(value_of(config, key))} has no effect {idle.why}")
+        for idle in IDLE
+        if idle.when(config)
+        for key in idle.keys
+        if key in given and value_of(config, key) is not None
+    ]
+    return tuple(line for _, line in sorted(found))
