@@ -1,0 +1,172 @@
+"""The small parts that generators and discriminators share: normalisation, padding, upsampling, memory layout.
+
+Everything here is a plain module of PyTorch or a few lines around one; images are N x C x H x W throughout.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cyclestyle.config.schema import NormName
+
+UpsampleName = Literal["transpose", "resize", "subpixel"]
+PaddingName = Literal["reflect", "zero", "replicate"]
+
+_PADDING_MODES: dict[PaddingName, Literal["reflect", "zeros", "replicate"]] = {
+    "reflect": "reflect",
+    "zero": "zeros",
+    "replicate": "replicate",
+}
+
+
+def training_memory_format(device: torch.device) -> torch.memory_format:
+    """Layout of networks and images while training: channels_last on NVIDIA GPUs, contiguous elsewhere.
+
+    Measured on the CPU: the backward pass of `F.group_norm` (see `InstanceNorm`) is much slower in channels_last.
+    """
+    return torch.channels_last if device.type == "cuda" else torch.contiguous_format
+
+
+def inference_memory_format(device: torch.device) -> torch.memory_format:
+    """Layout of networks and images while translating: channels_last on CPU and NVIDIA GPUs, contiguous elsewhere."""
+    return torch.channels_last if device.type in ("cpu", "cuda") else torch.contiguous_format
+
+
+def autocast_off(device: torch.device) -> AbstractContextManager[object]:
+    """Inside, operations keep the dtype of what they are given, also under an outer `torch.autocast`."""
+    if torch.is_autocast_enabled(device.type):
+        return torch.autocast(device.type, enabled=False)
+    return nullcontext()
+
+
+class InstanceNorm(nn.Module):
+    """Each channel of each image minus its mean, over its standard deviation (Ulyanov et al. 2016); nothing is learned.
+
+    Computed as a group norm with one channel a group, the same function: on the CPU `F.instance_norm` gives a wrong
+    input gradient for channels_last tensors of batch size 1. It has no parameters and no entries in the state dict.
+    bf16 and fp16 come out as they went in, with sums in fp32 inside; autocast, left to itself, would widen them.
+    """
+
+    def __init__(self, channels: int, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.channels = channels
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """N x C x H x W to the same shape, dtype and layout; needs more than one pixel."""
+        with autocast_off(x.device):
+            return F.group_norm(x, num_groups=self.channels, eps=self.eps)
+
+    def extra_repr(self) -> str:
+        """What `print(network)` shows."""
+        return f"{self.channels}, eps={self.eps}"
+
+
+def make_norm(name: NormName, channels: int) -> nn.Module:
+    """The normalisation after a convolution; none is an identity, so that indices in state dicts stay."""
+    if name == "instance":
+        return InstanceNorm(channels)
+    return nn.BatchNorm2d(channels) if name == "batch" else nn.Identity()
+
+
+def bias_before_norm(name: NormName) -> bool:
+    """Whether a convolution followed by this norm has a bias.
+
+    Batch norm brings its own shift. Instance norm takes a bias away again, but the usual checkpoints have one there.
+    """
+    return name != "batch"
+
+
+def make_padding(name: PaddingName, width: int) -> nn.Module:
+    """A module that widens an image by `width` pixels on each side."""
+    if name == "reflect":
+        return nn.ReflectionPad2d(width)
+    return nn.ReplicationPad2d(width) if name == "replicate" else nn.ZeroPad2d(width)
+
+
+class ResizeConv(nn.Module):
+    """Bilinear doubling, then a 3x3 convolution: leaves no checkerboard (Odena et al. 2016)."""
+
+    def __init__(self, in_channels: int, out_channels: int, *, padding: PaddingName, bias: bool) -> None:
+        super().__init__()
+        mode = _PADDING_MODES[padding]
+        self.conv = nn.Conv2d(in_channels, out_channels, 3, padding=1, padding_mode=mode, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """N x C x H x W to N x out x 2H x 2W."""
+        x = F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
+        y: Tensor = self.conv(x)
+        return y
+
+
+class SubpixelConv(nn.Module):
+    """A 3x3 convolution to four values a pixel, which become 2 x 2 pixels (Shi et al. 2016)."""
+
+    def __init__(self, in_channels: int, out_channels: int, *, padding: PaddingName, bias: bool) -> None:
+        super().__init__()
+        mode = _PADDING_MODES[padding]
+        self.conv = nn.Conv2d(in_channels, 4 * out_channels, 3, padding=1, padding_mode=mode, bias=bias)
+        self.equalize()
+
+    @torch.no_grad()
+    def equalize(self) -> None:
+        """Give the four pixels of each output channel the same weights (ICNR: Aitken et al. 2017).
+
+        The layer then starts as a convolution and nearest-neighbour doubling, without checkerboard.
+        """
+        # Output channel c is made of convolution channels 4c .. 4c + 3.
+        self.conv.weight.copy_(self.conv.weight[::4].repeat_interleave(4, dim=0))
+        if self.conv.bias is not None:
+            self.conv.bias.copy_(self.conv.bias[::4].repeat_interleave(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """N x C x H x W to N x out x 2H x 2W."""
+        return F.pixel_shuffle(self.conv(x), 2)
+
+
+def make_upsample(
+    name: UpsampleName,
+    in_channels: int,
+    out_channels: int,
+    *,
+    kernel_size: Literal[3, 4],
+    padding: PaddingName,
+    bias: bool,
+) -> nn.Module:
+    """One module that doubles height and width; `kernel_size` is that of the transposed convolution."""
+    if name == "resize":
+        return ResizeConv(in_channels, out_channels, padding=padding, bias=bias)
+    if name == "subpixel":
+        return SubpixelConv(in_channels, out_channels, padding=padding, bias=bias)
+    return nn.ConvTranspose2d(
+        in_channels, out_channels, kernel_size, stride=2, padding=1, output_padding=4 - kernel_size, bias=bias
+    )
+
+
+class Conv2d(nn.Conv2d):
+    """A convolution that reads its weight with autocast off, so that spectral norm is computed in fp32.
+
+    Under autocast on a GPU the products in `torch.nn.utils.parametrizations.spectral_norm` would run in half precision,
+    and its mixed dtypes fail. The convolution itself follows autocast as usual.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """N x C x H x W to N x out x h x w."""
+        with autocast_off(input.device):
+            weight = self.weight  # computed here if it is parametrized
+        return self._conv_forward(input, weight, self.bias)
+
+
+def apply_spectral_norm(module: nn.Module) -> None:
+    """Divide the weight of every `Conv2d` in `module` by its largest singular value (Miyato et al. 2018), in place.
+
+    The value comes from power iteration, one round a forward pass in training mode, 15 rounds here. Initialise first.
+    """
+    for part in list(module.modules()):
+        if isinstance(part, Conv2d):
+            nn.utils.parametrizations.spectral_norm(part)

@@ -1,0 +1,99 @@
+"""The ResNet generator of CycleGAN (Zhu et al. 2017, section 7.1; Johnson et al. 2016).
+
+State dicts have the same names and shapes as those of pytorch-CycleGAN-and-pix2pix, so that its checkpoints load.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from cyclestyle.config.schema import NormName
+from cyclestyle.networks.layers import (
+    PaddingName,
+    UpsampleName,
+    bias_before_norm,
+    make_norm,
+    make_padding,
+    make_upsample,
+)
+
+
+class ResnetBlock(nn.Module):
+    """x + two padded 3x3 convolutions of x; no activation after the sum."""
+
+    def __init__(self, channels: int, *, norm: NormName, padding: PaddingName, dropout: float) -> None:
+        super().__init__()
+
+        def padded_conv() -> list[nn.Module]:
+            bias = bias_before_norm(norm)
+            # Zero padding has no module of its own: so it is in the indices of the usual checkpoints.
+            if padding == "zero":
+                return [nn.Conv2d(channels, channels, 3, padding=1, bias=bias), make_norm(norm, channels)]
+            conv = nn.Conv2d(channels, channels, 3, bias=bias)
+            return [make_padding(padding, 1), conv, make_norm(norm, channels)]
+
+        between: list[nn.Module] = [nn.ReLU(), nn.Dropout(dropout)] if dropout > 0 else [nn.ReLU()]
+        self.conv_block = nn.Sequential(*padded_conv(), *between, *padded_conv())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """N x C x H x W to the same shape."""
+        y: Tensor = self.conv_block(x)
+        return x + y
+
+
+class ResnetGenerator(nn.Module):
+    """Two halvings, `blocks` residual blocks at a quarter of the size, two doublings.
+
+    Args:
+        channels: of the images, in and out.
+        filters: channels after the first convolution; the blocks have four times as many.
+        blocks: residual blocks; 9 for 256 pixels, 6 for 128 in the paper.
+        norm: after every convolution but the last.
+        upsample: transpose as in the paper, or resize / subpixel (no checkerboard).
+        padding: beyond the image's borders; the two strided convolutions always pad with zeros, as in the original.
+        dropout: probability, inside residual blocks; 0 leaves it out.
+    """
+
+    stride = 4
+
+    def __init__(
+        self,
+        channels: int,
+        filters: int = 64,
+        blocks: int = 9,
+        *,
+        norm: NormName = "instance",
+        upsample: UpsampleName = "transpose",
+        padding: PaddingName = "reflect",
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.channels = channels
+        bias = bias_before_norm(norm)
+
+        def strided(n: int) -> list[nn.Module]:
+            return [nn.Conv2d(n, 2 * n, 3, stride=2, padding=1, bias=bias), make_norm(norm, 2 * n), nn.ReLU()]
+
+        def doubled(n: int) -> list[nn.Module]:
+            up = make_upsample(upsample, n, n // 2, kernel_size=3, padding=padding, bias=bias)
+            return [up, make_norm(norm, n // 2), nn.ReLU()]
+
+        self.model = nn.Sequential(
+            make_padding(padding, 3),
+            nn.Conv2d(channels, filters, 7, bias=bias),
+            make_norm(norm, filters),
+            nn.ReLU(),  # N x filters x H x W
+            *strided(filters),  # N x 2 filters x H/2 x W/2
+            *strided(2 * filters),  # N x 4 filters x H/4 x W/4
+            *(ResnetBlock(4 * filters, norm=norm, padding=padding, dropout=dropout) for _ in range(blocks)),
+            *doubled(4 * filters),  # N x 2 filters x H/2 x W/2
+            *doubled(2 * filters),  # N x filters x H x W
+            make_padding(padding, 3),
+            nn.Conv2d(filters, channels, 7),
+            nn.Tanh(),  # N x channels x H x W
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """N x C x H x W in [-1, 1] to the same shape and range; H and W are multiples of `stride`."""
+        y: Tensor = self.model(x)
+        return y

@@ -1,0 +1,88 @@
+"""The U-Net generator of pix2pix (Isola et al. 2017, section 6.1.1; Ronneberger et al. 2015).
+
+State dicts have the same names and shapes as those of pytorch-CycleGAN-and-pix2pix, so that its checkpoints load.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from cyclestyle.config.rules import MIN_UNET_DEPTH
+from cyclestyle.config.schema import NormName
+from cyclestyle.networks.layers import UpsampleName, bias_before_norm, make_norm, make_upsample
+
+
+class UnetStage(nn.Module):
+    """Halve, go through the inner stages, double, and put the input beside the result (not in the outermost stage).
+
+    `model` is one of
+        outermost  [conv, inner, ReLU, up, Tanh]
+        middle     [LeakyReLU, conv, norm, inner, ReLU, up, norm, (dropout)]
+        innermost  [LeakyReLU, conv, ReLU, up, norm]: no norm at the bottom, where one pixel may be all that is left
+    """
+
+    def __init__(self, layers: list[nn.Module], *, skip: bool) -> None:
+        super().__init__()
+        self.skip = skip
+        self.model = nn.Sequential(*layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """N x C x H x W to N x 2C x H x W, or to N x channels x H x W for the outermost stage."""
+        y: Tensor = self.model(x)
+        return torch.cat([x, y], 1) if self.skip else y
+
+
+class UnetGenerator(nn.Module):
+    """`depth` halvings and doublings, each doubling beside what its halving saw.
+
+    Args:
+        channels: of the images, in and out.
+        filters: channels of the outermost stage; they double inwards, up to eight times as many.
+        depth: number of halvings, at least 2; 7 and 8 are the usual ones, for images of at least 128 and 256 pixels.
+        norm: after every convolution but the outermost two and the innermost.
+        dropout: probability in the middle stages, those that repeat the greatest width (from depth 6 on); 0: none.
+        upsample: transpose as in the paper, or resize / subpixel (no checkerboard).
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        filters: int = 64,
+        depth: int = 8,
+        *,
+        norm: NormName = "instance",
+        dropout: float = 0.0,
+        upsample: UpsampleName = "transpose",
+    ) -> None:
+        super().__init__()
+        assert depth >= MIN_UNET_DEPTH, f"a U-Net needs a depth of at least {MIN_UNET_DEPTH}, got {depth}"
+        self.channels = channels
+        self.stride = 2**depth
+        bias = bias_before_norm(norm)
+
+        def down(n_in: int, n_out: int) -> nn.Module:
+            return nn.Conv2d(n_in, n_out, 4, stride=2, padding=1, bias=bias)
+
+        def up(n_in: int, n_out: int, bias: bool = bias) -> nn.Module:
+            return make_upsample(upsample, n_in, n_out, kernel_size=4, padding="zero", bias=bias)
+
+        widths = [filters * min(2**level, 8) for level in range(depth)]  # outside in
+
+        outer, inner = widths[-2], widths[-1]
+        layers = [nn.LeakyReLU(0.2), down(outer, inner), nn.ReLU(), up(inner, outer), make_norm(norm, outer)]
+        stage = UnetStage(layers, skip=True)
+        for level in reversed(range(1, depth - 1)):
+            outer, inner = widths[level - 1], widths[level]
+            layers = [nn.LeakyReLU(0.2), down(outer, inner), make_norm(norm, inner), stage]
+            layers += [nn.ReLU(), up(2 * inner, outer), make_norm(norm, outer)]
+            if dropout > 0 and level >= 4:
+                layers.append(nn.Dropout(dropout))
+            stage = UnetStage(layers, skip=True)
+        layers = [down(channels, filters), stage, nn.ReLU(), up(2 * filters, channels, bias=True), nn.Tanh()]
+        self.model = UnetStage(layers, skip=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """N x C x H x W in [-1, 1] to the same shape and range; H and W are multiples of `stride`."""
+        y: Tensor = self.model(x)
+        return y
