@@ -17,11 +17,7 @@ from cyclestyle.config.schema import NormName
 UpsampleName = Literal["transpose", "resize", "subpixel"]
 PaddingName = Literal["reflect", "zero", "replicate"]
 
-_PADDING_MODES: dict[PaddingName, Literal["reflect", "zeros", "replicate"]] = {
-    "reflect": "reflect",
-    "zero": "zeros",
-    "replicate": "replicate",
-}
+_PAD_MODES: dict[PaddingName, str] = {"reflect": "reflect", "zero": "constant", "replicate": "replicate"}
 
 
 def training_memory_format(device: torch.device) -> torch.memory_format:
@@ -82,11 +78,25 @@ def bias_before_norm(name: NormName) -> bool:
     return name != "batch"
 
 
-def make_padding(name: PaddingName, width: int) -> nn.Module:
-    """A module that widens an image by `width` pixels on each side."""
-    if name == "reflect":
-        return nn.ReflectionPad2d(width)
-    return nn.ReplicationPad2d(width) if name == "replicate" else nn.ZeroPad2d(width)
+class Pad(nn.Module):
+    """Widens an image by `width` pixels on each side.
+
+    Autocast on the CPU would widen bf16 to fp32 for reflection, only for the next convolution to narrow it again.
+    """
+
+    def __init__(self, name: PaddingName, width: int) -> None:
+        super().__init__()
+        self.mode = _PAD_MODES[name]
+        self.width = width
+
+    def forward(self, x: Tensor) -> Tensor:
+        """N x C x H x W to N x C x (H + 2 width) x (W + 2 width), same dtype; reflection needs H, W > width."""
+        with autocast_off(x.device):
+            return F.pad(x, [self.width] * 4, mode=self.mode)
+
+    def extra_repr(self) -> str:
+        """What `print(network)` shows."""
+        return f"{self.mode}, {self.width}"
 
 
 class ResizeConv(nn.Module):
@@ -94,13 +104,14 @@ class ResizeConv(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int, *, padding: PaddingName, bias: bool) -> None:
         super().__init__()
-        mode = _PADDING_MODES[padding]
-        self.conv = nn.Conv2d(in_channels, out_channels, 3, padding=1, padding_mode=mode, bias=bias)
+        self.pad = Pad(padding, 1)
+        self.conv = nn.Conv2d(in_channels, out_channels, 3, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """N x C x H x W to N x out x 2H x 2W."""
-        x = F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
-        y: Tensor = self.conv(x)
+        with autocast_off(x.device):  # on GPUs it would widen half precision to fp32 here
+            x = F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
+        y: Tensor = self.conv(self.pad(x))
         return y
 
 
@@ -109,8 +120,8 @@ class SubpixelConv(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int, *, padding: PaddingName, bias: bool) -> None:
         super().__init__()
-        mode = _PADDING_MODES[padding]
-        self.conv = nn.Conv2d(in_channels, 4 * out_channels, 3, padding=1, padding_mode=mode, bias=bias)
+        self.pad = Pad(padding, 1)
+        self.conv = nn.Conv2d(in_channels, 4 * out_channels, 3, bias=bias)
         self.equalize()
 
     @torch.no_grad()
@@ -126,7 +137,7 @@ class SubpixelConv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """N x C x H x W to N x out x 2H x 2W."""
-        return F.pixel_shuffle(self.conv(x), 2)
+        return F.pixel_shuffle(self.conv(self.pad(x)), 2)
 
 
 def make_upsample(
@@ -151,8 +162,8 @@ def make_upsample(
 class Conv2d(nn.Conv2d):
     """A convolution that reads its weight with autocast off, so that spectral norm is computed in fp32.
 
-    Under autocast on a GPU the products in `torch.nn.utils.parametrizations.spectral_norm` would run in half precision,
-    and its mixed dtypes fail. The convolution itself follows autocast as usual.
+    Under autocast on a GPU the matrix products in `torch.nn.utils.parametrizations.spectral_norm` would run in half
+    precision. The convolution itself follows autocast as usual.
     """
 
     def forward(self, input: Tensor) -> Tensor:

@@ -9,11 +9,11 @@ from torch import Tensor, nn
 
 from cyclestyle.config.schema import NormName
 from cyclestyle.networks.layers import (
+    Pad,
     PaddingName,
     UpsampleName,
     bias_before_norm,
     make_norm,
-    make_padding,
     make_upsample,
 )
 
@@ -30,7 +30,7 @@ class ResnetBlock(nn.Module):
             if padding == "zero":
                 return [nn.Conv2d(channels, channels, 3, padding=1, bias=bias), make_norm(norm, channels)]
             conv = nn.Conv2d(channels, channels, 3, bias=bias)
-            return [make_padding(padding, 1), conv, make_norm(norm, channels)]
+            return [Pad(padding, 1), conv, make_norm(norm, channels)]
 
         between: list[nn.Module] = [nn.ReLU(), nn.Dropout(dropout)] if dropout > 0 else [nn.ReLU()]
         self.conv_block = nn.Sequential(*padded_conv(), *between, *padded_conv())
@@ -79,7 +79,7 @@ class ResnetGenerator(nn.Module):
             return [up, make_norm(norm, n // 2), nn.ReLU()]
 
         self.model = nn.Sequential(
-            make_padding(padding, 3),
+            Pad(padding, 3),
             nn.Conv2d(channels, filters, 7, bias=bias),
             make_norm(norm, filters),
             nn.ReLU(),  # N x filters x H x W
@@ -88,7 +88,7 @@ class ResnetGenerator(nn.Module):
             *(ResnetBlock(4 * filters, norm=norm, padding=padding, dropout=dropout) for _ in range(blocks)),
             *doubled(4 * filters),  # N x 2 filters x H/2 x W/2
             *doubled(2 * filters),  # N x filters x H x W
-            make_padding(padding, 3),
+            Pad(padding, 3),
             nn.Conv2d(filters, channels, 7),
             nn.Tanh(),  # N x channels x H x W
         )
