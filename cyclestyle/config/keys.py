@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import types
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -34,7 +35,7 @@ class Option:
 def method_config(name: object) -> type[CycleGANConfig]:
     """The dataclass of `method.name`'s options."""
     if not isinstance(name, str) or name not in METHOD_CONFIGS:
-        raise ConfigError(f"method.name: {name!r} is no method; choose from {', '.join(METHOD_CONFIGS)}")
+        raise ConfigError(f"method.name: got {shown(name)}, expected one of {', '.join(METHOD_CONFIGS)}")
     return METHOD_CONFIGS[name]
 
 
@@ -53,6 +54,14 @@ def sections_of(method: str = DEFAULT_METHOD) -> dict[str, tuple[str, ...]]:
             if name not in members:
                 members.append(name)
     return {section: tuple(members) for section, members in sections.items()}
+
+
+def value_of(config: Config, key: str) -> Any:
+    """The value of one dotted key."""
+    value: Any = config
+    for name in key.split("."):
+        value = getattr(value, name)
+    return value
 
 
 def _walk(owner: type, prefix: str, method: type) -> list[Option]:
@@ -103,37 +112,55 @@ def spoken(kind: Any) -> str:
     return " or ".join(_NAMES[member] for member in alternatives(kind))
 
 
+def shown(value: Any) -> str:
+    """A value as it would be written in YAML, on one line, with quotes around text."""
+    if isinstance(value, bool) or value is None:
+        text = {None: "null", True: "true", False: "false"}[value]
+    elif isinstance(value, float):
+        text = f"{value:.12g}"
+    elif isinstance(value, Mapping):
+        text = "{" + ", ".join(f"{key}: {shown(inner)}" for key, inner in value.items()) + "}"
+    elif isinstance(value, (list, tuple)):
+        text = "[" + ", ".join(shown(inner) for inner in value) + "]"
+    else:
+        text = repr(value)
+    return text if len(text) <= 100 else text[:97] + "..."
+
+
 # ---------------------------------------------------------------------------------------------------- near misses
 
 
 def advice_for(key: str, method: str = DEFAULT_METHOD) -> str:
     """What to say after "unknown key": the nearest known key anywhere, else what the key's section holds."""
-    near = _nearest(key, [*options_of(method), *filter(None, sections_of(method))])
+    sections = sections_of(method)
+    near = _nearest(key.lower(), list(options_of(method)), [section for section in sections if section])
     if near:
         return f"did you mean {' or '.join(near)}?"
-    sections = sections_of(method)
     parent = key.rpartition(".")[0]
     while parent not in sections:
         parent = parent.rpartition(".")[0]
-    return f"{parent or 'the config'} has {', '.join(sections[parent])}"
+    return f"{parent or 'a config'} has {', '.join(sections[parent])}"
 
 
-def _nearest(key: str, known: list[str]) -> list[str]:
+def _nearest(key: str, known: list[str], sections: list[str]) -> list[str]:
+    """At most two keys that `key` may have meant, the likeliest first."""
+
     def likeness(candidate: str) -> float:
-        return difflib.SequenceMatcher(None, key.lower(), candidate).ratio()
+        return difflib.SequenceMatcher(None, key, candidate).ratio()
 
-    def last(dotted: str) -> str:
-        return dotted.rpartition(".")[2].lower()
+    def called(name: str) -> list[str]:
+        found = sorted((k for k in known if k.rpartition(".")[2] == name), key=likeness, reverse=True)
+        return [k for k in found if likeness(k) > likeness(found[0]) - 0.1][:2]
 
-    word = last(key)
-    # The right name in the wrong section, then a misspelt name, then a part of a longer name (lr: generator_lr).
-    same = [candidate for candidate in known if last(candidate) == word]
-    if same:
-        return sorted(same, key=likeness, reverse=True)[: 1 if likeness(max(same, key=likeness)) > 0.8 else 2]
-    close = difflib.get_close_matches(key.lower(), known, n=1, cutoff=0.75)
-    if close:
-        return close
-    names = difflib.get_close_matches(word, {last(candidate) for candidate in known}, n=1, cutoff=0.75)
-    if names:
-        return sorted((c for c in known if last(c) == names[0]), key=likeness, reverse=True)[:2]
-    return [candidate for candidate in known if word in last(candidate).split("_")][:2]
+    section, _, word = key.rpartition(".")
+    names = {k.rpartition(".")[2] for k in known}
+    longer = [k for k in known if len(word) > 1 and word in k.rpartition(".")[2].split("_")][:2]
+    # The right name in a wrong section, part of a name in the right one (optimizer.lr: optimizer.generator_lr),
+    # a misspelt key, a misspelt name, part of a name anywhere.
+    return (
+        called(word)
+        or [k for k in longer if k.rpartition(".")[0] == section]
+        or difflib.get_close_matches(key, known if "." in key else known + sections, n=1, cutoff=0.75)
+        or [k for name in difflib.get_close_matches(word, names, n=1, cutoff=0.75) for k in called(name)]
+        or longer
+    )

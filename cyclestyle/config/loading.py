@@ -19,7 +19,7 @@ from typing import Any, cast
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from cyclestyle.config import keys, validation, yaml_text
+from cyclestyle.config import keys, no_effect, validation, yaml_text
 from cyclestyle.config.schema import Config
 from cyclestyle.errors import ConfigError
 
@@ -49,19 +49,20 @@ class _Layer:
 
 def load_config(yaml_file: Path | None = None, overrides: Sequence[str] = ()) -> Config:
     """Defaults < YAML < `key=value`, checked; raises `ConfigError` with one line that says what to change."""
-    return _build(_layers(yaml_file, overrides))
+    return _build(*_layers(yaml_file, overrides))
 
 
 def load_with_warnings(yaml_file: Path | None = None, overrides: Sequence[str] = ()) -> tuple[Config, tuple[str, ...]]:
     """`load_config`, and one line for each setting that the person gave and that has no effect."""
-    layers = _layers(yaml_file, overrides)
-    config = _build(layers)
-    return config, validation.warnings_of(config, _explicit(layers, config.method.name))
+    layers, method = _layers(yaml_file, overrides)
+    config = _build(layers, method)
+    return config, no_effect.warnings_of(config, _explicit(layers, method))
 
 
 def config_from_mapping(mapping: Mapping[str, Any], overrides: Sequence[str] = ()) -> Config:
     """A checked config from nested mappings: for Python use and for the config inside a run folder or checkpoint."""
-    return _build([_flat_layer(mapping), _override_layer(overrides)])
+    method = _chosen_method(mapping, overrides)
+    return _build([_flat_layer(mapping, method), _override_layer(overrides, method)], method)
 
 
 def to_mapping(config: Config) -> dict[str, Any]:
@@ -77,24 +78,41 @@ def to_yaml(config: Config) -> str:
 # ---------------------------------------------------------------------------------------------------- layers
 
 
-def _layers(yaml_file: Path | None, overrides: Sequence[str]) -> list[_Layer]:
-    layers = []
-    if yaml_file is not None:
-        data, lines = yaml_text.read_yaml_file(Path(yaml_file))
-        layers.append(_flat_layer(data, str(yaml_file), lines))
-    return [*layers, _override_layer(overrides)]
+def _layers(yaml_file: Path | None, overrides: Sequence[str]) -> tuple[list[_Layer], str]:
+    """What the file and the command line say, and the method whose options they may set."""
+    if yaml_file is None:
+        method = _chosen_method({}, overrides)
+        return [_override_layer(overrides, method)], method
+    data, lines = yaml_text.read_yaml_file(Path(yaml_file))
+    method = _chosen_method(data, overrides)
+    return [_flat_layer(data, method, str(yaml_file), lines), _override_layer(overrides, method)], method
 
 
-def _flat_layer(data: Mapping[str, Any], source: str = "", lines: Mapping[str, int] | None = None) -> _Layer:
+def _chosen_method(data: Mapping[str, Any], overrides: Sequence[str]) -> str:
+    """`method.name` has to be known before the rest can be read: each method brings its own keys."""
+    section = data.get("method")
+    name = section.get("name", keys.DEFAULT_METHOD) if isinstance(section, Mapping) else keys.DEFAULT_METHOD
+    for text in overrides:
+        key, _, raw = text.partition("=")
+        name = raw.strip() if key.strip() == "method.name" else name
+    keys.method_config(name)
+    return str(name)
+
+
+def _flat_layer(
+    data: Mapping[str, Any], method: str, source: str = "", lines: Mapping[str, int] | None = None
+) -> _Layer:
     layer = _Layer({}, source, lines or {})
-    sections = keys.sections_of(_named_method(data, keys.DEFAULT_METHOD))
+    sections = keys.sections_of(method)
 
     def flatten(mapping: Mapping[Any, Any], prefix: str) -> None:
         for name, value in mapping.items():
             key = f"{prefix}{name}"
             if "." in str(name):
-                nested = "{" + str(name).replace(".", ": {") + ": ..." + "}" * (str(name).count(".") + 1)
-                raise ConfigError(f"{layer.place(key)}{key}: dots are for the command line; nest it here: {nested}")
+                nested = ": {".join(str(name).split(".")) + ": ..." + "}" * str(name).count(".")
+                raise ConfigError(
+                    f"{layer.place(key)}{key}: dotted keys are for the command line; here it is nested: {nested}"
+                )
             if key in sections and isinstance(value, Mapping):
                 flatten(value, key + ".")
             elif key in sections and value is None and source:
@@ -106,37 +124,33 @@ def _flat_layer(data: Mapping[str, Any], source: str = "", lines: Mapping[str, i
     return layer
 
 
-def _override_layer(overrides: Sequence[str]) -> _Layer:
-    layer = _Layer({})
+def _override_layer(overrides: Sequence[str], method: str) -> _Layer:
+    options, sections = keys.options_of(method), keys.sections_of(method)
+    given: dict[str, str] = {}
+    values: dict[str, Any] = {}
     for text in overrides:
-        key, equals, raw = text.partition("=")
-        key = key.strip()
+        key, equals, raw = (part.strip() for part in text.partition("="))
         if not equals or not key:
             raise ConfigError(f"{text}: settings are written key=value, such as train.batch_size=4")
-        if key in layer.values:
-            raise ConfigError(f"{key} is given twice: {key}={layer.values[key]} and {text}; keep one")
-        layer.values[key] = raw.strip()
-    method = layer.values.get("method.name", keys.DEFAULT_METHOD)
-    # Only now that the method is known, a value can be read as what its key expects.
-    options = keys.options_of(method if method in keys.METHOD_CONFIGS else keys.DEFAULT_METHOD)
-    return _Layer({key: _override_value(key, raw, options.get(key)) for key, raw in layer.values.items()})
+        value = _override_value(key, raw, options.get(key))
+        inner = {key: value}
+        if key in sections and isinstance(value, dict):  # train={steps: 5}
+            inner = _flat_layer(_nested(inner), method).values
+        for name in inner:
+            if name in given:
+                raise ConfigError(f"{name} is given twice: {given[name]} and {text}; keep one")
+            given[name] = text
+        values |= inner
+    return _Layer(values)
 
 
 def _override_value(key: str, raw: str, option: keys.Option | None) -> Any:
-    if option is not None and (option.type is str or str in keys.alternatives(option.type)):
-        nullable = keys.accepts(option.type, type(None))
-        if nullable and raw in ("null", "~", ""):
+    if option is not None and keys.accepts(option.type, str) and not keys.accepts(option.type, int):
+        if keys.accepts(option.type, type(None)) and raw in ("null", "~", ""):
             return None
-        if raw[:1] not in ('"', "'") and not keys.accepts(option.type, int):
+        if raw[:1] not in ('"', "'"):
             return raw  # a name or folder means what it says: name=1.10, data.root=C:\photos #2
     return _plain(yaml_text.read_yaml(raw, f"{key}={raw}")[0])
-
-
-def _named_method(data: Mapping[str, Any], otherwise: str) -> str:
-    section = data.get("method")
-    name = section.get("name", otherwise) if isinstance(section, Mapping) else otherwise
-    keys.method_config(name)
-    return cast(str, name)
 
 
 def _plain(value: Any) -> Any:
@@ -157,10 +171,7 @@ def _explicit(layers: Sequence[_Layer], method: str) -> set[str]:
 # ---------------------------------------------------------------------------------------------------- building
 
 
-def _build(layers: Sequence[_Layer]) -> Config:
-    method = keys.DEFAULT_METHOD
-    for layer in layers:
-        method = layer.values.get("method.name", method)
+def _build(layers: Sequence[_Layer], method: str) -> Config:
     options = keys.options_of(method)
     settings: dict[str, Any] = {}
     places: dict[str, str] = {}
@@ -180,7 +191,7 @@ def _refuse_unknown(layer: _Layer, options: Mapping[str, keys.Option], method: s
     for key, value in layer.values.items():
         if key in sections:
             raise ConfigError(
-                f"{layer.place(key)}{key}: got {value!r}, but {key} is a section; give one of its keys: "
+                f"{layer.place(key)}{key}: got {keys.shown(value)}, but {key} is a section; give one of its keys: "
                 f"{', '.join(sections[key])}"
             )
         if key not in options:
@@ -191,13 +202,15 @@ def _drop_rivals(settings: dict[str, Any], layer: _Layer) -> None:
     for key, rival in RIVALS.items():
         given, other = layer.values.get(key), layer.values.get(rival)
         if given is not None and other is not None:
-            raise ConfigError(f"{layer.place(key)}both {key}={given} and {rival}={other} are given; keep one")
+            raise ConfigError(
+                f"{layer.place(key)}both {key}={keys.shown(given)} and {rival}={keys.shown(other)} are given; keep one"
+            )
         if given is not None:
             settings.pop(rival, None)
 
 
 def _wrong_type(option: keys.Option, value: Any, place: str) -> ConfigError:
-    return ConfigError(f"{place}{option.key}: got {value!r}, expected {keys.spoken(option.type)}")
+    return ConfigError(f"{place}{option.key}: got {keys.shown(value)}, expected {keys.spoken(option.type)}")
 
 
 def _fitting(option: keys.Option, value: Any, place: str) -> Any:
@@ -209,7 +222,9 @@ def _fitting(option: keys.Option, value: Any, place: str) -> Any:
             raise _wrong_type(option, value, place)  # true would pass as the number 1
     elif isinstance(value, (int, float)):
         if str in kinds and int not in kinds:
-            raise ConfigError(f"{place}{option.key}: got {value!r}, a number where text is needed; put it in quotes")
+            raise ConfigError(
+                f"{place}{option.key}: got {keys.shown(value)}, a number where text is needed; put it in quotes"
+            )
         if bool in kinds and value not in (0, 1):
             raise _wrong_type(option, value, place)
         if int in kinds and math.isfinite(value) and value == int(value):
@@ -237,6 +252,11 @@ def _typed(
 
 
 def _merged(base: DictConfig, settings: Mapping[str, Any]) -> Any:
+    return OmegaConf.merge(base, _nested(settings))
+
+
+def _nested(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Dotted keys as mappings within mappings."""
     nested: dict[str, Any] = {}
     for key, value in settings.items():
         *sections, name = key.split(".")
@@ -244,7 +264,7 @@ def _merged(base: DictConfig, settings: Mapping[str, Any]) -> Any:
         for part in sections:
             section = section.setdefault(part, {})
         section[name] = value
-    return OmegaConf.merge(base, nested)
+    return nested
 
 
 def _refuse_interpolation(value: Any, key: str, place: str) -> None:
@@ -256,10 +276,10 @@ def _refuse_interpolation(value: Any, key: str, place: str) -> None:
             _refuse_interpolation(inner, key, place)
     elif isinstance(value, str) and "${" in value:
         raise ConfigError(
-            f"{place}{key}: got {value!r}, but configs are not expanded; write the value itself, not ${{...}}"
+            f"{place}{key}: got {keys.shown(value)}, but configs are not expanded; write the value itself, not ${{...}}"
         )
     elif value == "???":
-        raise ConfigError(f"{place}{key}: got '???', a placeholder; write the value itself")
+        raise ConfigError(f"{place}{key}: got '???', which stands for a missing value; write one")
 
 
 # ---------------------------------------------------------------------------------------------------- filling in

@@ -1,4 +1,4 @@
-"""What a config may hold: the range of every number, combinations that cannot work, and settings without effect.
+"""What a config may hold: the range of every number, and the combinations that cannot work.
 
 Pure arithmetic on the config: whether folders exist or a GPU is there is checked where they are opened.
 """
@@ -7,12 +7,10 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable, Set
 from dataclasses import dataclass, replace
-from typing import Any
 
 from cyclestyle.config import rules
-from cyclestyle.config.keys import options_of
+from cyclestyle.config.keys import shown, value_of
 from cyclestyle.config.schema import Config, DiscriminatorConfig
 from cyclestyle.errors import ConfigError
 
@@ -33,12 +31,10 @@ class Range:
         return math.isfinite(number) and above and below
 
     def __str__(self) -> str:
-        low = f"above {self.low:g}" if self.low_open else f"at least {self.low:g}"
+        low = f"above {self.low:.12g}" if self.low_open else f"at least {self.low:.12g}"
         if self.high is None:
             return low
-        if not (self.low_open or self.high_open):
-            return f"between {self.low:g} and {self.high:g}"
-        return f"{low} and {'below' if self.high_open else 'at most'} {self.high:g}"
+        return f"{low} and {'below' if self.high_open else 'at most'} {self.high:.12g}"
 
 
 COUNT = Range(1)
@@ -49,7 +45,7 @@ FRACTION = Range(0, 1)
 BELOW_ONE = Range(0, 1, high_open=True)
 
 RANGES: dict[str, Range] = {
-    "seed": Range(0, 2**63 - 1),
+    "seed": Range(0, 2**32 - 1),  # what every random generator takes
     "data.channels": COUNT,
     "data.load_size": COUNT,
     "data.crop_size": COUNT,
@@ -121,24 +117,12 @@ def check(config: Config) -> None:
             raise ConfigError(line)
 
 
-def value_of(config: Config, key: str) -> Any:
-    """The value of one dotted key."""
-    value: Any = config
-    for name in key.split("."):
-        value = getattr(value, name)
-    return value
-
-
 def _check_ranges(config: Config) -> None:
     for key, allowed in RANGES.items():
         value = value_of(config, key)
         for number in value if isinstance(value, tuple) else (value,):
             if isinstance(number, (int, float)) and not allowed.holds(number):
-                raise ConfigError(f"{key}: got {_shown(value)}, must be {allowed}")
-
-
-def _shown(value: Any) -> str:
-    return str(list(value)) if isinstance(value, tuple) else str(value)
+                raise ConfigError(f"{key}: got {shown(value)}, must be {allowed}")
 
 
 # ---------------------------------------------------------------------------------------------------- combinations
@@ -232,14 +216,12 @@ def _discriminator_problem(config: Config) -> str | None:
     judge, crop = config.discriminator, config.data.crop_size
     if rules.discriminator_output_size(judge, crop) >= 1:
         return None
-    start = f"discriminator.layers: got {judge.layers}, too many for data.crop_size={crop}"
-    if judge.name == "multiscale":
-        start += f" at discriminator.scales={judge.scales}"
+    smallest = f" at discriminator.scales={judge.scales}" if judge.name == "multiscale" else ""
+    start = f"discriminator.layers: got {judge.layers}, which leave no output at data.crop_size={crop}{smallest}"
     fitting = _most_layers(judge, crop)
     if fitting:
-        return f"{start} (no output is left); at most {fitting} fit{'s' if fitting == 1 else ''}"
-    cure = "set a larger data.crop_size" + (" or fewer discriminator.scales" if judge.name == "multiscale" else "")
-    return f"{start} (no output is left), and fewer do not fit either; {cure}"
+        return f"{start}; at most {fitting} fit{'s' if fitting == 1 else ''}"
+    return f"{start}, and fewer do neither; set a larger data.crop_size" + (" or fewer scales" if smallest else "")
 
 
 def _most_layers(judge: DiscriminatorConfig, crop: int) -> int:
@@ -280,77 +262,3 @@ def _penalty_problem(config: Config) -> str | None:
             f"method.weights.gradient_penalty={weight:g} measures one by one; set discriminator.norm=instance or none"
         )
     return None
-
-
-# ---------------------------------------------------------------------------------------------------- no effect
-
-
-@dataclass(frozen=True)
-class Idle:
-    """Options that do nothing while `when` holds, and why, as a clause after "has no effect"."""
-
-    keys: tuple[str, ...]
-    when: Callable[[Config], bool]
-    why: str
-
-
-def _is_on_cpu(config: Config) -> bool:
-    return config.train.device == "cpu"
-
-
-IDLE: tuple[Idle, ...] = (
-    Idle(("data.load_size",), lambda c: c.data.resize == "none", "with data.resize=none"),
-    Idle(("data.cache_limit_gb",), lambda c: c.data.cache != "auto", "unless data.cache=auto"),
-    Idle(
-        ("data.root",),
-        lambda c: bool(c.data.a.train and c.data.a.test and c.data.b.train and c.data.b.test),
-        "beside the four folders data.a.train, data.a.test, data.b.train and data.b.test",
-    ),
-    Idle(
-        ("method.gradient_penalty",),
-        lambda c: c.method.weights.gradient_penalty == 0,
-        "with method.weights.gradient_penalty=0",
-    ),
-    Idle(("generator.blocks", "generator.padding"), lambda c: rules.is_unet(c.generator), "in a U-Net"),
-    Idle(("generator.depth",), lambda c: not rules.is_unet(c.generator), "in a ResNet"),
-    Idle(
-        ("generator.dropout",),
-        lambda c: rules.is_unet(c.generator) and rules.resolved_depth(c.generator) < rules.UNET_DROPOUT_DEPTH,
-        f"in a U-Net of generator.depth below {rules.UNET_DROPOUT_DEPTH}",
-    ),
-    Idle(("generator.init_gain",), lambda c: c.generator.init == "kaiming", "with generator.init=kaiming"),
-    Idle(("discriminator.init_gain",), lambda c: c.discriminator.init == "kaiming", "with discriminator.init=kaiming"),
-    Idle(("discriminator.layers",), lambda c: c.discriminator.name == "pixel", "with discriminator.name=pixel"),
-    Idle(
-        ("discriminator.scales",),
-        lambda c: c.discriminator.name != "multiscale",
-        "unless discriminator.name=multiscale",
-    ),
-    Idle(
-        ("optimizer.decay_start",),
-        lambda c: c.optimizer.schedule not in ("linear", "cosine"),
-        "unless optimizer.schedule is linear or cosine",
-    ),
-    Idle(
-        ("optimizer.step_every", "optimizer.step_factor"),
-        lambda c: c.optimizer.schedule != "step",
-        "unless optimizer.schedule=step",
-    ),
-    Idle(("ema.warmup",), lambda c: c.ema.decay == 0, "with ema.decay=0"),
-    Idle(("train.tf32", "train.deterministic"), _is_on_cpu, "with train.device=cpu"),
-    Idle(("evaluate.every",), lambda c: c.evaluate.every > 0, "yet: nothing evaluates during training"),
-)
-
-
-def warnings_of(config: Config, explicitly_set: Set[str] | Iterable[str]) -> tuple[str, ...]:
-    """One line for each of these options that does nothing in this config."""
-    given = set(explicitly_set)
-    order = list(options_of(config.method.name))
-    found = [
-        (order.index(key), f"{key}={_shown(value_of(config, key))} has no effect {idle.why}")
-        for idle in IDLE
-        if idle.when(config)
-        for key in idle.keys
-        if key in given and value_of(config, key) is not None
-    ]
-    return tuple(line for _, line in sorted(found))

@@ -1,0 +1,93 @@
+"""The `cyclestyle` command: picks the verb, and turns errors into one line on stderr and an exit code.
+
+Each verb is a file beside this one with `SUMMARY`, `add_arguments(parser)` and `run(args) -> int`. Nothing heavy is
+imported before a verb runs, so that `--help` answers at once.
+
+Exit codes: 0 all done; 1 done, but some inputs failed; 2 the user's mistake; 130 stopped with Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import NoReturn
+
+from cyclestyle import __version__
+from cyclestyle.cli import config, samples, train, translate
+from cyclestyle.errors import CyclestyleError
+
+VERBS = {"train": train, "translate": translate, "samples": samples, "config": config}
+
+USER_MISTAKE = 2
+INTERRUPTED = 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command line and return its exit code; `--help` and flags that make no sense exit by themselves."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    verb = VERBS[_command_parser().parse_args(words[:1]).verb]
+    # Not argparse's own sub-commands: these cannot take key=value both before and after flags.
+    args = _verb_parser(words[0]).parse_intermixed_args(words[1:])
+    try:
+        code = verb.run(args)
+        sys.stdout.flush()  # a pipe that was closed shows here, while it can still be handled
+        return code
+    except CyclestyleError as error:
+        return _stop(f"error: {_one_line(str(error))}", USER_MISTAKE, args.debug)
+    except KeyboardInterrupt:
+        return _stop("stopped", INTERRUPTED, args.debug)
+    except BrokenPipeError:
+        # The reader of our output (head, less) has what it wanted; Python would complain when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse with one line and a hint in place of the whole usage block."""
+
+    def error(self, message: str) -> NoReturn:
+        if message.startswith("unrecognized arguments: --") and "=" in message and "." in message:
+            message += "; settings have no dashes: train.steps=1000"
+        self.exit(USER_MISTAKE, f"error: {_one_line(message)} (see {self.prog} --help)\n")
+
+
+def _command_parser() -> argparse.ArgumentParser:
+    width = max(map(len, VERBS)) + 2
+    lines = [f"  {name:{width}}{verb.SUMMARY}" for name, verb in VERBS.items()]
+    parser = _Parser(
+        prog="cyclestyle",
+        usage="cyclestyle VERB ...",
+        description="Learns to turn pictures of one kind into another from two unpaired folders of images.",
+        epilog="\n".join(["verbs:", *lines, "", "cyclestyle VERB --help explains each."]),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"cyclestyle {__version__}")
+    parser.add_argument("verb", metavar="VERB", choices=tuple(VERBS), help="what to do; see below")
+    return parser
+
+
+def _verb_parser(name: str) -> argparse.ArgumentParser:
+    verb = VERBS[name]
+    parser = _Parser(prog=f"cyclestyle {name}", description=f"{verb.SUMMARY}.", allow_abbrev=False)
+    verb.add_arguments(parser)
+    parser.add_argument("--debug", action="store_true", help="show where an error comes from (the traceback)")
+    return parser
+
+
+def _stop(line: str, code: int, debug: bool) -> int:
+    if debug:
+        traceback.print_exc()
+    print(line, file=sys.stderr)
+    return code
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,84 @@
+"""Settings that do nothing beside the others: which, when and why. They are allowed, and warned of.
+
+Only what a person set deserves a warning, so callers say which keys those are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from cyclestyle.config import rules
+from cyclestyle.config.keys import options_of, shown, value_of
+from cyclestyle.config.schema import Config
+
+
+@dataclass(frozen=True)
+class Idle:
+    """Options that do nothing while `when` holds, and why, as a clause after "has no effect"."""
+
+    keys: tuple[str, ...]
+    when: Callable[[Config], bool]
+    why: str
+
+
+def _is_on_cpu(config: Config) -> bool:
+    return config.train.device == "cpu"
+
+
+IDLE: tuple[Idle, ...] = (
+    Idle(("data.load_size",), lambda c: c.data.resize == "none", "with data.resize=none"),
+    Idle(("data.cache_limit_gb",), lambda c: c.data.cache != "auto", "unless data.cache=auto"),
+    Idle(
+        ("data.root",),
+        lambda c: bool(c.data.a.train and c.data.a.test and c.data.b.train and c.data.b.test),
+        "beside the four folders data.a.train, data.a.test, data.b.train and data.b.test",
+    ),
+    Idle(
+        ("method.gradient_penalty",),
+        lambda c: c.method.weights.gradient_penalty == 0,
+        "with method.weights.gradient_penalty=0",
+    ),
+    Idle(("generator.blocks", "generator.padding"), lambda c: rules.is_unet(c.generator), "in a U-Net"),
+    Idle(("generator.depth",), lambda c: not rules.is_unet(c.generator), "in a ResNet"),
+    Idle(
+        ("generator.dropout",),
+        lambda c: rules.is_unet(c.generator) and rules.resolved_depth(c.generator) < rules.UNET_DROPOUT_DEPTH,
+        f"in a U-Net of generator.depth below {rules.UNET_DROPOUT_DEPTH}",
+    ),
+    Idle(("generator.init_gain",), lambda c: c.generator.init == "kaiming", "with generator.init=kaiming"),
+    Idle(("discriminator.init_gain",), lambda c: c.discriminator.init == "kaiming", "with discriminator.init=kaiming"),
+    Idle(("discriminator.layers",), lambda c: c.discriminator.name == "pixel", "with discriminator.name=pixel"),
+    Idle(
+        ("discriminator.scales",),
+        lambda c: c.discriminator.name != "multiscale",
+        "unless discriminator.name=multiscale",
+    ),
+    Idle(
+        ("optimizer.decay_start",),
+        lambda c: c.optimizer.schedule not in ("linear", "cosine"),
+        "unless optimizer.schedule is linear or cosine",
+    ),
+    Idle(
+        ("optimizer.step_every", "optimizer.step_factor"),
+        lambda c: c.optimizer.schedule != "step",
+        "unless optimizer.schedule=step",
+    ),
+    Idle(("ema.warmup",), lambda c: c.ema.decay == 0, "with ema.decay=0"),
+    Idle(("train.tf32", "train.deterministic"), _is_on_cpu, "with train.device=cpu"),
+    Idle(("evaluate.every",), lambda c: c.evaluate.every > 0, "yet: nothing evaluates during training"),
+)
+
+
+def warnings_of(config: Config, explicitly_set: Iterable[str]) -> tuple[str, ...]:
+    """One line for each of these options that does nothing in this config."""
+    given = set(explicitly_set)
+    order = list(options_of(config.method.name))
+    found = [
+        (order.index(key), f"{key}={shown(value_of(config, key))} has no effect {idle.why}")
+        for idle in IDLE
+        if idle.when(config)
+        for key in idle.keys
+        if key in given and value_of(config, key) is not None
+    ]
+    return tuple(line for _, line in sorted(found))
