@@ -1,0 +1,152 @@
+"""Pairs of unpaired images by position: decode, resize (or take from memory), augment, to tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cyclestyle import images
+from cyclestyle.config.schema import DataConfig
+from cyclestyle.data.decode import decode
+from cyclestyle.data.sampling import index_at, sample_seed
+from cyclestyle.data.transforms import build_augment, build_resize
+from cyclestyle.errors import DataError
+
+_ALIGNMENT = 64  # bytes; a cache line, and any dtype may start there
+
+
+@dataclass(frozen=True)
+class BadFile:
+    """A file that cannot be used, and why, in one line that names it."""
+
+    path: Path
+    reason: str
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What is shown at one position.
+
+    Attributes:
+        real_a: C x H x W float32 in [-1, 1].
+        real_b: C x H x W float32 in [-1, 1].
+        failures: files that should have been shown but could not be read; others took their place.
+    """
+
+    real_a: Tensor
+    real_b: Tensor
+    failures: tuple[BadFile, ...]
+
+
+class ImageCache:
+    """Decoded, resized images of one domain in one flat block of memory, which worker processes share.
+
+    One block, not a tensor an image: shared memory costs a file descriptor a tensor.
+    """
+
+    def __init__(self, shapes: Sequence[tuple[int, int, int]], dtypes: Sequence[np.dtype]) -> None:
+        """Room for images of these H x W x C shapes and dtypes (uint8 or uint16), all still missing."""
+        self._shapes = list(shapes)
+        self._dtypes = list(dtypes)
+        sizes = [stored_bytes(shape, dtype) for shape, dtype in zip(shapes, dtypes, strict=True)]
+        self._offsets = [0, *np.cumsum(sizes).tolist()]
+        self._memory = torch.empty(self._offsets[-1], dtype=torch.uint8)
+
+    @property
+    def num_bytes(self) -> int:
+        """Size of the block."""
+        return self._memory.numel()
+
+    def put(self, index: int, pixels: np.ndarray) -> None:
+        """Keep an image, H x W x C; threads may do so at once, for different indices."""
+        if pixels.shape != self._shapes[index] or pixels.dtype != self._dtypes[index]:
+            raise DataError(
+                f"the file's header promises {self._shapes[index]} {self._dtypes[index]}, "
+                f"but it holds {pixels.shape} {pixels.dtype} (after resizing)"
+            )
+        self._view(index)[...] = pixels
+
+    def get(self, index: int) -> np.ndarray:
+        """An image that was put, H x W x C; a copy, since transforms may write into what they are given."""
+        return self._view(index).copy()
+
+    def share(self) -> None:
+        """Move the block to shared memory, for workers that are not forked (forked ones see it anyway)."""
+        self._memory.share_memory_()
+
+    def _view(self, index: int) -> np.ndarray:
+        shape, dtype = self._shapes[index], self._dtypes[index]
+        start = self._offsets[index]
+        flat = self._memory.numpy()[start : start + int(np.prod(shape)) * dtype.itemsize]
+        return flat.view(dtype).reshape(shape)
+
+
+def stored_bytes(shape: tuple[int, int, int], dtype: np.dtype) -> int:
+    """What an image takes in an `ImageCache`."""
+    return -(-int(np.prod(shape)) * dtype.itemsize // _ALIGNMENT) * _ALIGNMENT
+
+
+class UnpairedDataset(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
+    """`dataset[position]` is what both domains show at a position of the run: two C x crop x crop float32 in [-1, 1].
+
+    A pure function of the position, the files and the seed: whatever the process, the order of calls or the cache.
+    A broken file is replaced by the next one that is not, whether it was found at the start or is found now.
+    """
+
+    def __init__(
+        self,
+        files_a: Sequence[Path],
+        files_b: Sequence[Path],
+        config: DataConfig,
+        seed: int,
+        *,
+        cache_a: ImageCache | None = None,
+        cache_b: ImageCache | None = None,
+        bad_a: Mapping[int, BadFile] | None = None,
+        bad_b: Mapping[int, BadFile] | None = None,
+    ) -> None:
+        """`bad_a`, `bad_b`: files known to be broken, by index; with a cache all others must have been put into it."""
+        self._files = {"a": tuple(files_a), "b": tuple(files_b)}
+        self._caches = {"a": cache_a, "b": cache_b}
+        self._bad = {"a": dict(bad_a or {}), "b": dict(bad_b or {})}
+        self._config = config
+        self._seed = seed
+        self._resize = build_resize(config)
+        self._augment = build_augment(config)
+
+    def __getitem__(self, position: int) -> tuple[Tensor, Tensor]:
+        sample = self.load(position)
+        return sample.real_a, sample.real_b
+
+    def load(self, position: int) -> Sample:
+        """Like `dataset[position]`, and names the files that were newly found broken on the way."""
+        failures: list[BadFile] = []
+        real_a, real_b = self._show("a", position, failures), self._show("b", position, failures)
+        return Sample(real_a, real_b, tuple(failures))
+
+    def _show(self, domain: Literal["a", "b"], position: int, failures: list[BadFile]) -> Tensor:
+        index = index_at(position, num_images=len(self._files[domain]), seed=self._seed, domain=domain)
+        pixels = self._pixels(domain, index, failures)  # H x W x C
+        pixels = self._augment(pixels, sample_seed(self._seed, domain, position))  # crop x crop x C
+        return images.to_tensor(pixels)  # C x crop x crop
+
+    def _pixels(self, domain: Literal["a", "b"], first: int, failures: list[BadFile]) -> np.ndarray:
+        """Resized pixels of an image, or of the next one in the list that can be read."""
+        files, cache, bad = self._files[domain], self._caches[domain], self._bad[domain]
+        for attempt in range(len(files)):
+            index = (first + attempt) % len(files)
+            if index in bad:
+                continue
+            if cache is not None:
+                return cache.get(index)
+            try:
+                return self._resize(decode(files[index], self._config.channels))
+            except DataError as error:
+                failures.append(BadFile(files[index], str(error)))
+        raise DataError(f"no image of domain {domain} can be read any more; the last: {failures[-1].reason}")

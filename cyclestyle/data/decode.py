@@ -1,0 +1,386 @@
+"""Reads one image file into pixels: H x W x C, uint8 or uint16, or a `DataError` that names the file and the reason.
+
+Pillow reads nearly everything. OpenCV reads what Pillow reduces to 8 bits (16-bit colour PNG), tifffile the deeper and
+the many-channelled TIFFs, numpy .npy. What comes out is upright (EXIF), opaque (alpha over white), and has the
+channels that were asked for.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from cyclestyle.errors import DataError
+
+_FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "TIFF", "BMP", "DIB", "GIF")
+_ORIENTATION = 0x0112  # EXIF tag; 5 to 8 swap height and width
+_PNG, _TIFF, _NPY = b"\x89PNG\r\n\x1a\n", (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"), b"\x93NUMPY"
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a file says about itself: what `decode` will return, without decoding.
+
+    Attributes:
+        height: pixels, upright.
+        width: pixels, upright.
+        dtype: uint8 or uint16.
+    """
+
+    height: int
+    width: int
+    dtype: np.dtype
+
+
+def decode(path: Path, channels: int) -> np.ndarray:
+    """Pixels of an image file. May be called from several threads.
+
+    Args:
+        path: JPEG, PNG, WebP, TIFF, BMP, GIF (told by their content) or .npy (H x W or H x W x C).
+        channels: 1 (grey, ITU-R 601) or 3 (RGB): the file is converted. Others only from TIFF and .npy, not converted.
+
+    Returns:
+        H x W x `channels`, contiguous, its own memory; uint16 from files with more than 8 bits a channel. Floats in
+        [0, 1] and 32-bit integers fill the range of uint16. The first frame or page of several.
+
+    Raises:
+        DataError: anything at all that is wrong with the file; one line.
+    """
+    with _reasons(path), _quiet:
+        pixels = _decode(path, channels)
+        assert pixels.ndim == 3, f"internal: decoded to shape {pixels.shape}"
+        return np.ascontiguousarray(pixels)
+
+
+def read_header(path: Path, channels: int) -> Header:
+    """Size and depth of an image file, from its first bytes. Same arguments and errors as `decode`."""
+    with _reasons(path), _quiet:
+        with path.open("rb") as file:
+            start = file.read(32)
+        _refuse_foreign(start)
+        if start.startswith(_NPY):
+            array = _open_npy(path, channels)
+            return Header(array.shape[0], array.shape[1], _depth(array.dtype))
+        if start.startswith(_TIFF):
+            with path.open("rb") as file:
+                return _tiff_header(file, channels)
+        _refuse_channels(channels)
+        with Image.open(path, formats=_FORMATS) as image:
+            width, height = image.size
+            if _orientation(image) >= 5:
+                width, height = height, width
+            deep = _is_deep_png(start) or image.mode.startswith(("I", "F"))
+            return Header(height, width, np.dtype(np.uint16 if deep else np.uint8))
+
+
+def _decode(path: Path, channels: int) -> np.ndarray:
+    data = path.read_bytes()
+    _refuse_foreign(data)
+    if data.startswith(_NPY):
+        array = _open_npy(path, channels)
+        samples = _to_unsigned(array)
+        return samples if channels not in (1, 3) else _fit(samples, channels, alpha=samples.shape[2] in (2, 4))
+    if data.startswith(_TIFF):
+        return _decode_tiff(data, channels)
+    _refuse_channels(channels)
+    return _decode_pillow(data, channels)
+
+
+# ---------------------------------------------------------------------------------------------- Pillow and OpenCV
+
+
+def _decode_pillow(data: bytes, channels: int) -> np.ndarray:
+    with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+        image.load()
+        if _is_deep_png(data):
+            samples = _turn(_opencv(data), _orientation(image))
+            return _fit(samples, channels, alpha=samples.shape[2] == 4)
+        upright = _upright(image)
+        has_alpha = upright.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in upright.info
+        if upright.mode.startswith(("I", "F")):
+            samples = np.asarray(upright)[:, :, None]
+            if upright.mode == "I" and upright.format == "PNG":  # Pillow before 11: 16 bits in 32
+                samples = samples.astype(np.uint16)
+            return _fit(_to_unsigned(samples), channels)
+        if has_alpha:
+            grey = upright.mode in ("1", "L", "LA", "La")
+            straight = upright.convert("LA" if grey and upright.mode != "La" else "RGBA")
+            return _fit(np.asarray(straight), channels, alpha=True)
+        plain = upright.convert("L" if upright.mode in ("1", "L") else "RGB")
+        return _fit(np.asarray(plain).reshape(plain.height, plain.width, -1), channels)
+
+
+def _opencv(data: bytes) -> np.ndarray:
+    """What OpenCV makes of a file: H x W x C, RGB or RGBA where it has colour; EXIF not applied."""
+    import cv2
+
+    samples = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    if samples is None:
+        raise ValueError("damaged, or of a kind that cannot be read")
+    if samples.ndim == 2:
+        return samples[:, :, None]
+    order = [2, 1, 0, 3][: samples.shape[2]]  # OpenCV has blue first
+    return samples[:, :, order]
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:  # damaged EXIF: the pixels are as good as ever
+        return image
+
+
+def _orientation(image: Image.Image) -> int:
+    """EXIF orientation, 1 to 8; 1 (upright) where there is none or it is damaged."""
+    try:
+        value = image.getexif().get(_ORIENTATION, 1)
+    except Exception:  # as above
+        return 1
+    return value if value in range(1, 9) else 1
+
+
+def _is_deep_png(data: bytes) -> bool:
+    """A PNG of 16 bits with colour or alpha. Pillow keeps 16 bits only in plain grey."""
+    return data.startswith(_PNG) and len(data) > 25 and data[24] == 16 and data[25] != 0
+
+
+# ---------------------------------------------------------------------------------------------- TIFF and .npy
+
+
+def _decode_tiff(data: bytes, channels: int) -> np.ndarray:
+    import tifffile
+
+    logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # its complaints become our one line, or nothing
+    with tifffile.TiffFile(io.BytesIO(data)) as tiff:
+        page = tiff.pages[0]
+        _refuse_bomb(*_page_size(page))
+        if channels not in (1, 3):
+            return _turn(_to_unsigned(_many_channels(tiff, channels)), _page_orientation(page))
+        if page.dtype is None or page.dtype.itemsize == 1:  # Pillow knows more compressions and colour spaces
+            return _decode_pillow(data, channels)
+        try:
+            samples = _channels_last(page.asarray(), page.axes)
+        except ValueError as error:
+            if "imagecodecs" not in str(error):
+                raise
+            samples = _opencv(data)
+        colour, alpha = _tiff_colour(_to_unsigned(samples), page)
+        return _fit(_turn(colour, _page_orientation(page)), channels, alpha=alpha)
+
+
+def _tiff_header(file: Any, channels: int) -> Header:
+    import tifffile
+
+    logging.getLogger("tifffile").setLevel(logging.CRITICAL)
+    with tifffile.TiffFile(file) as tiff:
+        page = tiff.pages[0]
+        height, width = _page_size(page)
+        dtype = _depth(page.dtype or np.dtype(np.uint8))
+        if channels not in (1, 3) and page.samplesperpixel != channels:
+            shape = tiff.series[0].shape
+            rest = list(shape)
+            del rest[_channel_axis(shape, tiff.series[0].axes, channels)]
+            height, width = [size for size in rest if size != 1] if 1 in rest and len(rest) > 2 else rest
+        _refuse_bomb(height, width)
+        if _page_orientation(page) >= 5:
+            height, width = width, height
+        return Header(height, width, dtype)
+
+
+def _many_channels(tiff: Any, channels: int) -> np.ndarray:
+    """H x W x `channels` of a TIFF that holds them in one page (interleaved or planar) or in a page each."""
+    page = tiff.pages[0]
+    if page.samplesperpixel == channels:
+        return _channels_last(page.asarray(), page.axes)
+    series = tiff.series[0]
+    axis = _channel_axis(series.shape, series.axes, channels)  # before reading: a stack may be huge
+    samples = np.moveaxis(series.asarray(), axis, -1)
+    return samples.reshape(*[size for size in samples.shape[:-1] if size != 1] or (1, 1), channels)
+
+
+def _channel_axis(shape: tuple[int, ...], axes: str, channels: int) -> int:
+    """Which axis of a TIFF's array holds the channels: the one the file names so, else the only one that can be."""
+    named = [i for i, letter in enumerate(axes) if letter in "SC" and shape[i] != 1]
+    likely = named or [i for i, size in enumerate(shape) if size == channels]
+    rest = [size for size in shape if size != 1]
+    if len(rest) > 3 or not likely or shape[likely[-1]] != channels:
+        size = " x ".join(str(size) for size in shape)
+        raise ValueError(f"holds {size} values, but data.channels is {channels}")
+    return likely[-1] if likely[-1] == len(shape) - 1 else likely[0]
+
+
+def _tiff_colour(samples: np.ndarray, page: Any) -> tuple[np.ndarray, bool]:
+    """Grey or RGB, perhaps with alpha, of the samples of a TIFF page: H x W x C, and whether the last is alpha."""
+    top = np.iinfo(samples.dtype).max
+    photometric = getattr(page.photometric, "name", "")
+    count = samples.shape[2]
+    if photometric == "SEPARATED" and count == 4:  # CMYK
+        light = (top - samples).astype(np.uint32)
+        return ((light[..., :3] * light[..., 3:] + top // 2) // top).astype(samples.dtype), False
+    if photometric not in ("RGB", "MINISBLACK", "MINISWHITE"):
+        raise ValueError(f"16-bit TIFF of the colour space {photometric.lower()} cannot be read; convert it to RGB")
+    if photometric == "MINISWHITE":
+        samples = top - samples
+    extra = [int(kind) for kind in page.extrasamples]  # 0 unknown, 1 alpha already multiplied in, 2 alpha
+    colours = count - len(extra) if extra else (count if count in (1, 3) else count - 1)
+    if colours not in (1, 3) or colours > count:
+        raise ValueError(f"has {count} channels, but data.channels is 1 or 3")
+    if not extra or extra[0] == 0:
+        return samples[..., :colours], False
+    if extra[0] == 1:
+        light = samples[..., :colours].astype(np.uint32) + (top - samples[..., colours : colours + 1])
+        return np.minimum(light, top).astype(samples.dtype), False
+    return samples[..., : colours + 1], True
+
+
+def _channels_last(samples: np.ndarray, axes: str) -> np.ndarray:
+    """H x W x C from a page's array, whose axes tifffile names: YX, YXS or (planar) SYX."""
+    if "S" not in axes:
+        return samples.reshape(*samples.shape[:2], 1) if samples.ndim == 2 else samples
+    return np.moveaxis(samples, axes.index("S"), -1)
+
+
+def _page_size(page: Any) -> tuple[int, int]:
+    return page.imagelength, page.imagewidth
+
+
+def _page_orientation(page: Any) -> int:
+    tag = page.tags.get(274)
+    return int(tag.value) if tag is not None and tag.value in range(1, 9) else 1
+
+
+def _open_npy(path: Path, channels: int) -> np.ndarray:
+    """H x W x C of the file's own dtype, not read yet (mapped: a header cannot claim more than the file holds)."""
+    array = np.load(path, mmap_mode="r", allow_pickle=False)
+    if array.ndim == 2:
+        array = array[:, :, None]
+    if array.ndim != 3 or array.size == 0:
+        raise ValueError(f"holds an array of shape {array.shape}, needed: height x width or height x width x channels")
+    _refuse_bomb(*array.shape[:2])
+    if (array.shape[2] != channels) if channels not in (1, 3) else (array.shape[2] > 4):
+        raise ValueError(f"has {array.shape[2]} channels, but data.channels is {channels}")
+    return array
+
+
+# ---------------------------------------------------------------------------------------------- arithmetic
+
+
+def _fit(samples: np.ndarray, channels: int, *, alpha: bool = False) -> np.ndarray:
+    """H x W x `channels` (1 or 3) of H x W x (1 to 4) uint8 or uint16; with `alpha` the last lies over white."""
+    top = int(np.iinfo(samples.dtype).max)
+    if alpha:
+        opacity = samples[..., -1:].astype(np.uint32)  # wide enough: top * top + top / 2 < 2**32
+        over_white = samples[..., :-1] * opacity + top * (top - opacity)
+        samples = ((over_white + top // 2) // top).astype(samples.dtype)
+    if samples.shape[2] == channels:
+        return samples.copy() if samples.base is not None else samples
+    if channels == 3:
+        return samples.repeat(3, axis=2)
+    # ITU-R 601-2 luma in 16-bit fixed point, as Pillow has it; the weights sum to 2**16, so that white stays white.
+    red, green, blue = (samples[..., i : i + 1].astype(np.uint32) for i in range(3))
+    return ((red * 19595 + green * 38470 + blue * 7471 + 0x8000) >> 16).astype(samples.dtype)
+
+
+def _to_unsigned(samples: np.ndarray) -> np.ndarray:
+    """Any real dtype to uint8 (from 8 bits and bool) or uint16, by the dtype's range; floats by [0, 1]."""
+    kind, out = samples.dtype.kind, _depth(samples.dtype)
+    top = np.iinfo(out).max
+    if kind == "b":
+        return samples.astype(np.uint8) * np.uint8(255)
+    if kind == "u" and samples.dtype.itemsize <= 2:
+        return samples.astype(out)  # also from the other byte order
+    if kind in "iu":
+        if kind == "i" and samples.min() < 0:
+            raise ValueError(f"holds negative values ({samples.min()}); needed: 0 and above")
+        return np.rint(samples.astype(np.float64) * (top / np.iinfo(samples.dtype).max)).astype(out)
+    if kind == "f":
+        low, high = float(samples.min()), float(samples.max())  # nan if there is any
+        if not (low >= 0.0 and high <= 1.0):
+            raise ValueError(f"holds floating-point values from {low:g} to {high:g}; needed: 0 (black) to 1 (white)")
+        return np.rint(samples.astype(np.float64) * top).astype(out)
+    raise ValueError(f"holds values of type {samples.dtype}; needed: integers or floating point")
+
+
+def _depth(dtype: np.dtype) -> np.dtype:
+    """uint8 or uint16: what `_to_unsigned` makes of a dtype."""
+    return np.dtype(np.uint8 if dtype.itemsize == 1 else np.uint16)
+
+
+def _turn(samples: np.ndarray, orientation: int) -> np.ndarray:
+    """Upright H x W x C, for an EXIF orientation of 1 to 8."""
+    if orientation >= 5:
+        samples = samples.swapaxes(0, 1)
+    rows_reversed, columns_reversed = orientation in (3, 4, 7, 8), orientation in (2, 3, 6, 7)
+    return samples[:: -1 if rows_reversed else 1, :: -1 if columns_reversed else 1]
+
+
+# ---------------------------------------------------------------------------------------------- refusals
+
+
+def _refuse_foreign(data: bytes) -> None:
+    """Name the files that people have most often and that are not read."""
+    if not data:
+        raise ValueError("the file is empty (0 bytes)")
+    if data[4:8] == b"ftyp":
+        raise ValueError("a HEIC, AVIF or video file, which is not read; convert it to JPEG or PNG")
+
+
+def _refuse_channels(channels: int) -> None:
+    if channels not in (1, 3):
+        raise ValueError(f"data.channels is {channels}, which only TIFF and .npy files can have")
+
+
+def _refuse_bomb(height: int, width: int) -> None:
+    """The limit at which Pillow refuses an image as a decompression bomb, for the files it does not open."""
+    limit = 2 * (Image.MAX_IMAGE_PIXELS or 2**62)
+    if height * width > limit:
+        raise ValueError(f"{width} x {height} pixels exceed the limit of {limit}")
+
+
+@contextmanager
+def _reasons(path: Path) -> Iterator[None]:
+    """Whatever goes wrong inside becomes a `DataError` of one line. Decoders raise about every exception there is."""
+    try:
+        yield
+    except UnidentifiedImageError:
+        raise DataError(f"{path}: not an image, or of a kind that is not read") from None
+    except Exception as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise DataError(f"{path}: {' '.join(reason.split())[:300] or type(error).__name__}") from error
+
+
+class _Quiet:
+    """Silences `warnings` while any thread is inside; `catch_warnings` alone is not safe across threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._saved: warnings.catch_warnings[None] | None = None
+
+    def __enter__(self) -> None:
+        with self._lock:
+            self._inside += 1
+            if self._inside == 1:
+                self._saved = warnings.catch_warnings()
+                self._saved.__enter__()
+                warnings.simplefilter("ignore")
+
+    def __exit__(self, *error: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if self._inside == 0 and self._saved is not None:
+                self._saved.__exit__(None, None, None)
+                self._saved = None
+
+
+_quiet = _Quiet()
