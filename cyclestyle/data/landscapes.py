@@ -33,16 +33,16 @@ def render_landscape(seed: Sequence[int], size: int = 256) -> np.ndarray:
     light = draw_light(scene, large, rng)
     textures = make_textures(rng)
     rows, columns = np.mgrid[0:large, 0:large].astype(np.float32) + np.float32(0.5)
-    above = sky(rows, columns, scene.horizon * large, light, textures, rng)
+    above = sky(rows, columns, scene.horizon * large, light=light, textures=textures, rng=rng)
     ground = build_ground(scene, light, large, textures, rng)
     view = project(ground, scene, large)
     haze = _haze_colour(above, scene, large)
 
-    picture = _ground_picture(ground, view, columns, scene, light, textures, haze, above)
+    picture = _ground_picture(ground, view, columns, scene=scene, textures=textures, haze=haze, above=above)
     stands = _place_trees(ground, scene, large, rng)
-    _plant(picture, [s for s in stands if s[0] >= 16.0], view, scene, light, haze, rng)
-    picture = _water(picture, ground, view, rows, columns, scene, light, textures, haze)
-    _plant(picture, [s for s in stands if s[0] < 16.0], view, scene, light, haze, rng)
+    _plant(picture, [s for s in stands if s[0] >= 16.0], view, scene=scene, light=light, haze=haze, rng=rng)
+    picture = _water(picture, ground, view, rows, columns, scene=scene, light=light, textures=textures, haze=haze)
+    _plant(picture, [s for s in stands if s[0] < 16.0], view, scene=scene, light=light, haze=haze, rng=rng)
     return _develop(picture, scene, size, rng)
 
 
@@ -60,8 +60,9 @@ def _veil(scene: Scene, distance: Array | float, height: Array | float = 0.0) ->
     return np.asarray(1.0 - (1.0 - haze) * (1.0 - fog), np.float32)
 
 
-def _ground_picture(ground: Ground, view: View, columns: Array, scene: Scene, light: Light, textures: Textures,
-                    haze: Array, above: Array) -> Array:
+def _ground_picture(
+    ground: Ground, view: View, columns: Array, *, scene: Scene, textures: Textures, haze: Array, above: Array
+) -> Array:
     """Put the terrain in front of the sky: lit colour, grass blades close by, haze far away; H x W x 3."""
     size = columns.shape[1]
     lit = cv2.remap(ground.colour, columns - 0.5, view.grid_row, cv2.INTER_LINEAR)
@@ -72,15 +73,18 @@ def _ground_picture(ground: Ground, view: View, columns: Array, scene: Scene, li
     blades = sample(textures.fine, world_x * 130.0, np.log(distance) * 260.0)
     tufts = sample(textures.rough, world_x * 34.0, np.log(distance) * 210.0)
     near = np.exp(-distance / 16.0)
-    detail = 1.0 + near * np.clip(0.20 * blades + 0.22 * tufts, -0.6, 0.9) + 0.05 * np.clip(blades, -2.0, 2.0) * (1 - near)
+    detail = 1.0 + near * np.clip(0.20 * blades + 0.22 * tufts, -0.6, 0.9)
+    detail = detail + (1.0 - near) * 0.05 * np.clip(blades, -2.0, 2.0)
     lit = lit * detail[..., None]
     veil = _veil(scene, distance, height)[..., None]
     ground_picture = lit + (haze[None] - lit) * veil
     return np.asarray(np.where(view.is_ground[..., None], ground_picture, above), np.float32)
 
 
-def _water(picture: Array, ground: Ground, view: View, rows: Array, columns: Array, scene: Scene, light: Light,
-           textures: Textures, haze: Array) -> Array:
+def _water(
+    picture: Array, ground: Ground, view: View, rows: Array, columns: Array,
+    *, scene: Scene, light: Light, textures: Textures, haze: Array,
+) -> Array:
     """Lay water where the ground is below 0: mirror image about the far shore, ripples, depth, glitter."""
     size = columns.shape[1]
     wet = cv2.remap(ground.water, columns - 0.5, view.grid_row, cv2.INTER_LINEAR) * view.is_ground
@@ -111,7 +115,7 @@ def _water(picture: Array, ground: Ground, view: View, rows: Array, columns: Arr
     if scene.layout == "coast":
         # Foam: a band along the beach, broken up by noise.
         edge = cv2.GaussianBlur(wet, (0, 0), size / 60.0)
-        foam = smoothstep(1.0 - edge + 0.10 * ripple, 0.12, 0.34)
+        foam = smoothstep(1.0 - edge, 0.04, 0.12) * smoothstep(1.0 - edge + 0.10 * ripple, 0.12, 0.34)
         water = water + (np.clip(foam, 0.0, 0.9) * wet)[..., None] * (light.ambient + 0.5 * light.sun - water)
     veil = _veil(scene, distance)[..., None]
     water = water + (haze[None] - water) * veil * 0.8
@@ -125,7 +129,7 @@ def _place_trees(ground: Ground, scene: Scene, size: int, rng: np.random.Generat
     """Choose where single trees stand: in loose clumps on dry, low ground; sorted far to near."""
     stands: list[_Stand] = []
     for _ in range(max(1, scene.num_trees // 5)):
-        middle, away = rng.uniform(0.0, size), float(np.exp(rng.uniform(np.log(5.5), np.log(60.0))))
+        middle, away = rng.uniform(0.0, size), float(np.exp(rng.uniform(np.log(3.8), np.log(50.0))))
         for _ in range(min(5, scene.num_trees)):
             z = away * float(np.exp(rng.normal(0.0, 0.10)))
             column = middle + rng.normal(0.0, 1.6) / z * size
@@ -134,13 +138,15 @@ def _place_trees(ground: Ground, scene: Scene, size: int, rng: np.random.Generat
                 continue
             d = int(np.searchsorted(ground.depth, z))
             base = float(ground.height[d, int(column)])
-            if ground.water[d, int(column)] < 0.5 and 0.02 < base + 0.03 and base < 9.0:
+            if ground.water[d, int(column)] < 0.5 and base < 9.0:
                 stands.append((z, column, base, tall))
     return sorted(stands, reverse=True)
 
 
-def _plant(picture: Array, stands: list[_Stand], view: View, scene: Scene, light: Light, haze: Array,
-           rng: np.random.Generator) -> None:
+def _plant(
+    picture: Array, stands: list[_Stand], view: View,
+    *, scene: Scene, light: Light, haze: Array, rng: np.random.Generator,
+) -> None:
     """Draw trees into `picture` in place, each behind the terrain that is nearer than it."""
     if not stands:
         return
@@ -178,6 +184,9 @@ def _shade_under(picture: Array, stands: list[_Stand], scene: Scene, light: Ligh
     for z, column, base, tall in stands:
         high = tall / z * size
         row = (scene.horizon + (scene.camera - base) / z) * size
+        foot = view.distance[min(max(int(row), 0), size - 1), int(column)]
+        if z > 30.0 or abs(float(foot) - z) > 0.2 * z:  # too far to be seen, or behind a hill
+            continue
         middle = column - float(np.sign(light.direction[0])) * high * 0.35 * stretch
         wide, flat = high * (0.25 + 0.35 * stretch) + 1.0, high * 0.07 + 1.0
         y0, y1 = max(int(row - 2 * flat), 0), min(int(row + 2 * flat) + 1, size)
@@ -203,5 +212,10 @@ def _develop(picture: Array, scene: Scene, size: int, rng: np.random.Generator) 
     shown = film ** np.float32(1.0 / 2.2)
     y, x = np.mgrid[-1.0 : 1.0 : size * 1j, -1.0 : 1.0 : size * 1j].astype(np.float32)
     shown = shown * (1.0 - 0.07 * (x * x + y * y))[..., None]
-    grain = rng.normal(0.0, 0.010, (size, size, 1)) + rng.normal(0.0, 0.005, (size, size, 3))
+    # A little more contrast and richer colour, as cameras do.
+    shown = shown + 0.35 * (shown * shown * (3.0 - 2.0 * shown) - shown)
+    grey = shown.mean(axis=2, keepdims=True)
+    shown = grey + (shown - grey) * 1.12
+    grain = 0.007 * rng.standard_normal((size, size, 1), np.float32)
+    grain = grain + 0.004 * rng.standard_normal((size, size, 3), np.float32)
     return np.asarray(np.clip((shown + grain) * 255.0 + 0.5, 0.0, 255.0), np.uint8)

@@ -50,7 +50,11 @@ def sample(texture: Array, u: Array, v: Array) -> Array:
 
 @dataclass(frozen=True)
 class Textures:
-    """The noise of one picture: `hills` has one scale only, `smooth` is for lie of the land, `cloud` for clouds, `rough` for ground, `fine` for blades."""
+    """The noise of one picture, TEXTURE_SIZE x TEXTURE_SIZE each, from the smoothest to the finest.
+
+    `hills` has hardly more than one scale (for ridges), `smooth` shapes the land, `cloud` clouds, `rough` ground and
+    waves, `fine` blades of grass.
+    """
 
     hills: Array
     smooth: Array
@@ -117,55 +121,56 @@ class Light:
     cloud_kind: str
 
 
-def sky(rows: Array, columns: Array, horizon_row: float, light: Light, textures: Textures,
-        rng: np.random.Generator) -> Array:
+def sky(
+    rows: Array, columns: Array, horizon_row: float, *, light: Light, textures: Textures, rng: np.random.Generator
+) -> Array:
     """Render the sky for pixel coordinates `rows`, `columns` (H x W each); returns H x W x 3, linear RGB.
 
     Below the horizon it repeats the colour at the horizon, which is what haze there needs.
     """
     size = float(rows.shape[1])
     up = np.maximum((horizon_row - rows) / size, 0.0)  # elevation above the horizon, in picture widths
-    blend = (1.0 - np.exp(-up * 3.6))[..., None]
+    blend = (1.0 - np.exp(-up * 4.6))[..., None]
     picture = light.horizon * (1.0 - blend) + light.zenith * blend
     dx, dy = (columns - light.sun_at[0]) / size, (rows - light.sun_at[1]) / size
     distance = np.sqrt(dx * dx + dy * dy)
-    halo = 0.55 * np.exp(-distance * 4.5) + 0.6 * np.exp(-distance * 14.0)
-    picture = picture + (light.glow * halo * np.exp(-up * 0.8))[..., None] * light.sun
+    halo = 0.50 * np.exp(-distance * 5.5) + 0.7 * np.exp(-distance * 16.0)
+    picture = picture + (light.glow * halo * np.exp(-up * 2.2))[..., None] * light.sun
     if light.glow > 0.35:
-        disc = smoothstep(-distance, -0.022, -0.016)
+        disc = smoothstep(-distance, -0.017, -0.012)
         picture = picture + disc[..., None] * (light.sun * 2.5)
-    return _clouds(picture.astype(np.float32), up, columns / size, distance, light, textures, rng)
-
-
-def _clouds(picture: Array, up: Array, x: Array, sun_distance: Array, light: Light, textures: Textures,
-            rng: np.random.Generator) -> Array:
-    """Lay clouds over a clear sky: a plane of noise seen in perspective, lit from the side of the sun."""
     if light.clouds <= 0.0:
-        return picture
-    depth = 1.0 / (up + 0.10)
-    stretch, scale = (0.55, 26.0) if light.cloud_kind == "cumulus" else (1.0, 15.0)
-    u0, v0 = rng.uniform(0.0, TEXTURE_SIZE, 2)
-    u = (x - 0.5) * depth * scale * (0.35 if light.cloud_kind == "cirrus" else 1.0) + u0
-    v = depth * scale * stretch + v0
-    # Warping the lookup by coarser noise turns even fog into curls and towers.
-    warp = sample(textures.smooth, u * 1.3 + 90.0, v * 1.3)
-    u, v = u + 5.0 * warp, v + 3.0 * warp
-    density = sample(textures.cloud, u, v) + 0.35 * sample(textures.rough, u * 2.7, v * 2.7)
-    to_sun = np.sign(light.sun_at[0] / x.shape[1] - 0.5) * 6.0
-    behind = sample(textures.cloud, u + to_sun, v + 5.0)
+        return np.asarray(picture, np.float32)
+    offset = rng.uniform(0.0, TEXTURE_SIZE, 2)
+    density, behind = _cloud_density(up, columns / size, light, textures, offset)
     # `clouds` 0..1 is the share of sky covered: the threshold slides through the noise's range.
     threshold = 1.5 - 2.6 * light.clouds
     soft = 0.55 if light.cloud_kind == "cumulus" else 1.3
     cover = smoothstep(density, threshold, threshold + soft) * (0.93 if light.cloud_kind != "cirrus" else 0.6)
     thick = smoothstep(density, threshold, threshold + 2.4)
-    lit = np.clip(0.62 + 0.30 * (density - behind) - 0.42 * thick, 0.08, 1.0)
-    silver = np.exp(-sun_distance * 3.2) * light.glow
+    lit = np.clip(0.62 + 0.34 * (density - behind) - 0.46 * thick, 0.06, 1.0)
+    silver = np.exp(-distance * 3.2) * light.glow
     white = light.sun * 0.80 + light.ambient * 0.55
     shadow = light.ambient * 0.95 + light.horizon * 0.12
     colour = shadow + (white - shadow) * lit[..., None] + (silver * (1.0 - thick) * 0.8)[..., None] * light.sun
     # Far clouds fade into the haze of the horizon.
     cover = cover * (0.25 + 0.75 * smoothstep(up, 0.0, 0.12))
     return np.asarray(picture + (colour - picture) * cover[..., None], dtype=np.float32)
+
+
+def _cloud_density(up: Array, x: Array, light: Light, textures: Textures, offset: Array) -> tuple[Array, Array]:
+    """Return the cloud's density (mean about 0), here and a little towards the sun: a plane of noise in perspective."""
+    depth = 1.0 / (up + 0.10)
+    stretch, scale = (0.55, 26.0) if light.cloud_kind == "cumulus" else (1.0, 15.0)
+    u0, v0 = float(offset[0]), float(offset[1])
+    u = (x - 0.5) * depth * scale * (0.35 if light.cloud_kind == "cirrus" else 1.0) + u0
+    v = depth * scale * stretch + v0
+    # Warping the lookup by coarser noise turns even fog into curls and towers.
+    warp = sample(textures.smooth, u * 1.3 + 90.0, v * 1.3)
+    u, v = u + 5.0 * warp, v + 3.0 * warp
+    density = sample(textures.cloud, u, v) + 0.35 * sample(textures.rough, u * 2.7, v * 2.7)
+    to_sun = 6.0 if light.sun_at[0] > 0.5 * x.shape[1] else -6.0
+    return density, sample(textures.cloud, u + to_sun, v + 5.0)
 
 
 def tree_sprite(kind: str, sun_side: float, rng: np.random.Generator, height: int = 160) -> tuple[Array, Array, Array]:
@@ -177,16 +182,19 @@ def tree_sprite(kind: str, sun_side: float, rng: np.random.Generator, height: in
     width = {"conifer": 0.50, "broadleaf": 0.95, "cypress": 0.30}[kind]
     columns = int(height * width)
     middle = columns / 2.0
-    num_tufts, num_leaves = (90, 46) if kind != "cypress" else (60, 50)
+    num_tufts, num_leaves = (90, 46) if kind != "cypress" else (150, 26)
     t = rng.uniform(0.0, 1.0, num_tufts) ** (0.7 if kind == "conifer" else 1.0)  # 0 at the tip, 1 at the foot
     angle = rng.uniform(0.0, 2.0 * np.pi, num_tufts)
     if kind == "conifer":
-        t = np.round(t * 11.0) / 11.0 + rng.normal(0.0, 0.012, num_tufts)  # boughs grow in whorls
-        reach, top, foot, tuft = np.clip(t, 0.03, 1.0) * 0.40 * columns, 0.03, 0.90, 0.020 * height
+        t = np.round(t * 11.0) / 11.0 + rng.normal(0.0, 0.022, num_tufts)  # boughs grow in whorls
+        top, foot, tuft = 0.03, 0.90, 0.027 * height
+        reach = np.clip(t, 0.03, 1.0) * 0.40 * columns
     elif kind == "cypress":
-        reach, top, foot, tuft = np.sin(np.pi * np.clip(t, 0.02, 0.97) ** 0.7) * 0.30 * columns, 0.04, 0.95, 0.022 * height
+        top, foot, tuft = 0.06, 0.93, 0.020 * height
+        reach = np.sin(np.pi * np.clip(t, 0.02, 0.97) ** 0.7) * 0.34 * columns
     else:
-        reach, top, foot, tuft = np.sqrt(np.clip(1.0 - (2.0 * t - 1.0) ** 2, 0.0, 1.0)) * 0.36 * columns, 0.12, 0.68, 0.05 * height
+        top, foot, tuft = 0.12, 0.68, 0.05 * height
+        reach = np.sqrt(np.clip(1.0 - (2.0 * t - 1.0) ** 2, 0.0, 1.0)) * 0.36 * columns
     reach = reach * rng.uniform(0.55, 1.1, num_tufts)
     cx, depth = middle + np.cos(angle) * reach, np.sin(angle)
     cy = (top + (foot - top) * t) * height + (np.abs(np.cos(angle)) * reach * 0.28 if kind == "conifer" else 0.0)
@@ -195,16 +203,21 @@ def tree_sprite(kind: str, sun_side: float, rng: np.random.Generator, height: in
     px = cx[:, None] + lx * tuft * (1.5 if kind == "conifer" else 1.0)
     py = cy[:, None] + ly * tuft
     side = (px - middle) / (0.5 * columns)
-    light = 0.42 + 0.20 * side * sun_side - 0.11 * ly + 0.10 * lx * sun_side + 0.16 * depth[:, None] - 0.12 * (t[:, None] - 0.5)
+    light = 0.42 + 0.20 * side * sun_side - 0.11 * ly + 0.10 * lx * sun_side
+    light = light + 0.16 * depth[:, None] - 0.12 * (t[:, None] - 0.5)
     light = np.clip(light + rng.normal(0.0, 0.10, light.shape), 0.03, 1.0)
     order = np.argsort(np.repeat(depth, num_leaves), kind="stable")
     ix = np.clip(px.reshape(-1)[order].astype(int), 0, columns - 3)
     iy = np.clip(py.reshape(-1)[order].astype(int), 0, height - 3)
+    return _splat(ix, iy, light.reshape(-1)[order].astype(np.float32), height, columns)
+
+
+def _splat(ix: Array, iy: Array, value: Array, height: int, columns: int) -> tuple[Array, Array, Array]:
+    """Draw a trunk and, over it, leaves of five pixels at (ix, iy), later ones on top; returns as `tree_sprite`."""
     leaf, alpha, wood = (np.zeros((height, columns), np.float32) for _ in range(3))
-    root = 0.97 * height
-    cv2.line(wood, (int(middle), int(0.35 * height)), (int(middle), int(root)), 1.0, max(2, height // 45))
+    middle = columns // 2
+    cv2.line(wood, (middle, int(0.35 * height)), (middle, int(0.97 * height)), 1.0, max(2, height // 45))
     alpha[wood > 0] = 1.0
-    value = light.reshape(-1)[order].astype(np.float32)
     for oy, ox in ((0, 0), (0, 1), (1, 0), (1, 1), (2, 1)):
         leaf[iy + oy, ix + ox] = value
         alpha[iy + oy, ix + ox] = 1.0

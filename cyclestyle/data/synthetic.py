@@ -99,8 +99,11 @@ def samples_complete(folder: Path) -> bool:
     about = _read_about(Path(folder))
     if about is None:
         return False
-    counts = {"trainA": "num_train", "trainB": "num_train", "testA": "num_test", "testB": "num_test", "testA_truth": "num_test"}
-    return all(len(list((Path(folder) / name).glob("*.jpg"))) == about.get(key) for name, key in counts.items())
+    for name in (*_STREAMS, "testA_truth"):
+        wanted = about.get("num_train" if name.startswith("train") else "num_test")
+        if len(list((Path(folder) / name).glob("*.jpg"))) != wanted:
+            return False
+    return True
 
 
 def _read_about(folder: Path) -> dict[str, Any] | None:
@@ -125,7 +128,10 @@ def _already_made(folder: Path, request: _Request) -> bool:
     wanted = asdict(request)
     different = [f"{key}={about.get(key)} (asked: {value})" for key, value in wanted.items() if about.get(key) != value]
     if different:
-        raise DataError(f"{folder} holds another sample set, with {', '.join(different)}: name another folder, or move this one away")
+        raise DataError(
+            f"{folder} holds another sample set, with {', '.join(different)}: "
+            "name another folder, or move this one away"
+        )
     return True
 
 

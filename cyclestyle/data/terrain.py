@@ -1,8 +1,9 @@
 """The scene of a made-up landscape and its terrain, in perspective and lit; `landscapes.py` finishes the picture.
 
-Owns what stands where, at which hour, and the ground with its hills, mountains, fields and forests. The terrain is a height field seen in perspective:
-heights are computed on a polar grid (depth x column), hidden parts are removed per column (the "voxel space" idea of
-NovaLogic's Comanche, 1992), lit by one sun and the sky, and faded by haze. One unit of length is about ten metres.
+Owns what stands where, at which hour, and the ground with its hills, mountains, fields and forests. The terrain is a
+height field seen in perspective: heights are computed on a polar grid (depth x column), hidden parts are removed per
+column (the "voxel space" idea of NovaLogic's Comanche, 1992), lit by one sun and the sky. One unit of length is about
+ten metres; colours are linear RGB.
 """
 
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from cyclestyle.data.scenery import (
 )
 
 LAYOUTS = ("mountain_lake", "mountain_valley", "hills", "fields", "coast", "forest_lake", "plain")
+_HOW_OFTEN = (0.20, 0.20, 0.14, 0.15, 0.09, 0.13, 0.09)
 NUM_DEPTHS = 520
 FARTHEST = 420.0
 
@@ -30,7 +32,8 @@ _SEASONS: dict[str, dict[str, tuple[float, float, float]]] = {
     "spring": {"grass": (0.45, 0.58, 0.22), "dry": (0.56, 0.60, 0.28), "forest": (0.30, 0.42, 0.17)},
     "autumn": {"grass": (0.56, 0.49, 0.23), "dry": (0.70, 0.54, 0.26), "forest": (0.62, 0.34, 0.11)},
     "harvest": {"grass": (0.76, 0.63, 0.28), "dry": (0.83, 0.70, 0.36), "forest": (0.27, 0.34, 0.15)},
-    "lavender": {"grass": (0.46, 0.37, 0.58), "dry": (0.56, 0.50, 0.36), "forest": (0.25, 0.34, 0.17)},
+    "lavender": {"grass": (0.45, 0.39, 0.56), "dry": (0.56, 0.50, 0.36), "forest": (0.25, 0.34, 0.17)},
+    "winter": {"grass": (0.84, 0.87, 0.92), "dry": (0.70, 0.70, 0.68), "forest": (0.27, 0.32, 0.27)},
 }
 
 # hour: zenith, horizon, sun, ambient (sRGB; the sun is scaled by its last entry), sun elevation in degrees, glow.
@@ -39,9 +42,9 @@ _Hour = tuple[tuple[float, float, float], tuple[float, float, float], tuple[floa
 _HOURS: dict[str, _Hour] = {
     "noon": ((0.22, 0.43, 0.76), (0.72, 0.83, 0.93), (1.0, 0.97, 0.90), 1.15, (0.50, 0.60, 0.72), (32, 58), 0.15),
     "morning": ((0.30, 0.50, 0.78), (0.86, 0.87, 0.87), (1.0, 0.92, 0.78), 1.05, (0.48, 0.56, 0.67), (16, 30), 0.30),
-    "golden": ((0.34, 0.47, 0.69), (0.97, 0.80, 0.58), (1.0, 0.78, 0.48), 1.15, (0.47, 0.50, 0.58), (7, 14), 0.60),
-    "dawn": ((0.42, 0.50, 0.70), (0.96, 0.78, 0.72), (1.0, 0.76, 0.62), 0.75, (0.50, 0.52, 0.63), (4, 9), 0.45),
-    "dusk": ((0.20, 0.26, 0.47), (0.93, 0.58, 0.42), (1.0, 0.58, 0.34), 0.50, (0.36, 0.40, 0.55), (2, 5), 0.60),
+    "golden": ((0.28, 0.46, 0.74), (0.98, 0.83, 0.62), (1.0, 0.80, 0.52), 1.45, (0.47, 0.52, 0.62), (7, 14), 0.55),
+    "dawn": ((0.36, 0.50, 0.78), (0.97, 0.80, 0.74), (1.0, 0.78, 0.66), 1.0, (0.50, 0.52, 0.63), (4, 9), 0.45),
+    "dusk": ((0.20, 0.26, 0.47), (0.93, 0.58, 0.42), (1.0, 0.60, 0.38), 0.65, (0.36, 0.40, 0.55), (2, 5), 0.60),
     "overcast": ((0.66, 0.70, 0.75), (0.82, 0.84, 0.86), (1.0, 0.98, 0.95), 0.25, (0.74, 0.77, 0.81), (40, 60), 0.05),
 }
 
@@ -64,18 +67,22 @@ class Scene:
     haze: float
     fog: float
     rows_of_crop: float
+    road: float
+    flowers: float
     num_trees: int
     tree_kind: str
 
 
 def draw_scene(rng: np.random.Generator) -> Scene:
     """Choose a scene at random; every choice is made for every layout, so that streams stay aligned."""
-    layout = str(rng.choice(LAYOUTS))
+    layout = str(rng.choice(LAYOUTS, p=_HOW_OFTEN))
     hour = str(rng.choice(list(_HOURS), p=[0.30, 0.18, 0.20, 0.10, 0.10, 0.12]))
-    season = str(rng.choice(list(_SEASONS), p=[0.38, 0.20, 0.18, 0.15, 0.09]))
+    season = str(rng.choice(list(_SEASONS), p=[0.36, 0.18, 0.18, 0.14, 0.07, 0.07]))
     tall = layout in ("mountain_lake", "mountain_valley")
+    wet = layout in ("mountain_lake", "forest_lake", "coast")
+    wooded = layout in ("forest_lake", "mountain_valley")
     farmed = layout in ("fields", "plain") or season == "lavender"
-    mountain = rng.uniform(30.0, 52.0) if tall else rng.choice([0.0, rng.uniform(8.0, 24.0)])
+    mountain = rng.uniform(36.0, 60.0) if tall else rng.choice([0.0, rng.uniform(8.0, 24.0)])
     return Scene(
         layout=layout,
         hour=hour,
@@ -86,13 +93,15 @@ def draw_scene(rng: np.random.Generator) -> Scene:
         mountain=float(mountain),
         mountain_from=float(rng.uniform(55.0, 110.0)),
         relief=float(rng.uniform(0.5, 1.4) * {"hills": 7.0, "forest_lake": 6.0, "coast": 5.0, "plain": 0.7,
-                                              "fields": 2.2}.get(layout, 4.0)),
-        snow_line=float(rng.choice([rng.uniform(0.25, 0.6), 9.0])),
-        forest=float(rng.uniform(0.55, 0.95) if layout in ("forest_lake", "mountain_valley") else rng.uniform(0.15, 0.7)),
+                                              "fields": 2.2}.get(layout, 2.2)),
+        snow_line=float(rng.choice([rng.uniform(0.25, 0.6), rng.uniform(0.25, 0.5), 9.0])),
+        forest=float(rng.uniform(0.55, 0.95) if wooded else rng.uniform(0.15, 0.7)),
         haze=float(rng.uniform(0.0012, 0.0040)),
         fog=float(rng.choice([0.0, 0.0, 0.0, rng.uniform(0.3, 0.7)])),
         rows_of_crop=float(rng.choice([0.0, rng.uniform(8.0, 18.0)]) if farmed else 0.0),
-        num_trees=int(rng.integers(0, 26)),
+        road=float(rng.choice([0.0, rng.uniform(0.14, 0.32)]) if not wet else 0.0),
+        flowers=float(rng.choice([0.0, 0.0, rng.uniform(0.4, 1.0)]) if season in ("spring", "summer") else 0.0),
+        num_trees=int(rng.integers(3, 34)),
         tree_kind=str(rng.choice(["conifer", "broadleaf", "cypress"], p=[0.45, 0.40, 0.15])),
     )
 
@@ -111,9 +120,9 @@ def draw_light(scene: Scene, size: int, rng: np.random.Generator) -> Light:
     # The sun stands to one side and a little behind the view: the lit side of things is seen, shadows fall sideways.
     side = (scene.sun_x - 0.5) * 2.0
     flat = np.array([np.sign(side) * (0.55 + 0.45 * abs(side)), 0.0, -0.45 if glow < 0.4 else -0.1])
-    up = np.tan(np.radians(max(degrees, 9.0)))
+    up = np.tan(np.radians(max(degrees, 13.0)))
     direction = np.array([flat[0], up, flat[2]]) / np.sqrt((flat**2).sum() + up * up)
-    clouds = 0.95 if scene.hour == "overcast" else float(rng.choice([0.0, rng.uniform(0.25, 0.75), rng.uniform(0.4, 0.6)]))
+    clouds = float(rng.choice([0.0, rng.uniform(0.25, 0.75), rng.uniform(0.4, 0.6)]))
     return Light(
         zenith=linear(zenith) * vary,
         horizon=linear(horizon) * vary[::-1],
@@ -122,7 +131,7 @@ def draw_light(scene: Scene, size: int, rng: np.random.Generator) -> Light:
         sun_at=(scene.sun_x * size, float(row)),
         direction=direction.astype(np.float32),
         glow=glow,
-        clouds=clouds,
+        clouds=clouds if scene.hour != "overcast" else 0.95,
         cloud_kind=str(rng.choice(["cumulus", "cumulus", "cirrus"])) if scene.hour != "overcast" else "stratus",
     )
 
@@ -148,7 +157,7 @@ def terrain_heights(scene: Scene, x: Array, z: Array, textures: Textures, offset
         # One texture tile spans some 380 units, so that a view holds two or three peaks.
         peaks = ridged(textures.hills, x * 0.55 + ox, z * 0.55 + oz, 5)
         height = height + scene.mountain * mask * (1.15 * peaks - 0.10)
-    height = _carve_water(scene, height, x, z, textures, ox)
+    height = _carve_water(scene, height, x, z, textures=textures, shift=ox)
     patch = sample(textures.cloud, x * 2.6 + oz, z * 2.6 + ox)
     cover = smoothstep(patch, 1.1 - 2.4 * scene.forest, 1.5 - 2.4 * scene.forest)
     cover = cover * smoothstep(z, 9.0, 16.0) * smoothstep(height, 0.12, 0.4)
@@ -158,13 +167,15 @@ def terrain_heights(scene: Scene, x: Array, z: Array, textures: Textures, offset
     return height.astype(np.float32), cover, mask
 
 
-def _carve_water(scene: Scene, height: Array, x: Array, z: Array, textures: Textures, shift: float) -> Array:
+def _carve_water(scene: Scene, height: Array, x: Array, z: Array, *, textures: Textures, shift: float) -> Array:
     """Sink the ground below 0 where a lake or the sea lies; land that is left keeps above it."""
     wobble = sample(textures.smooth, x * 9.0 + shift, z * 9.0)
     if scene.layout in ("mountain_lake", "forest_lake"):
-        far = 36.0 if scene.layout == "forest_lake" else 62.0
-        shore = 3.2 + 0.9 * wobble
-        basin = smoothstep(z, shore[:1].mean() + 0.6, 7.0) * (1.0 - smoothstep(z + 5.0 * wobble, far * 0.75, far))
+        far = 30.0 if scene.layout == "forest_lake" else 50.0
+        shore = z + 0.9 * sample(textures.smooth, x * 24.0, z * 24.0) + 2.5 * (scene.sun_x - 0.5) * x
+        nearest = float(z.min())
+        basin = smoothstep(shore, nearest * 1.15, nearest * 1.15 + 2.5)
+        basin = basin * (1.0 - smoothstep(z + 6.0 * wobble, far * 0.7, far * 1.6))
         return np.asarray(np.maximum(height, 0.12 + 0.04 * wobble) * (1.0 - basin) - 0.8 * basin, np.float32)
     if scene.layout == "coast":
         side = 1.0 if scene.sun_x < 0.5 else -1.0
@@ -192,7 +203,7 @@ def build_ground(scene: Scene, light: Light, size: int, textures: Textures, rng:
     slope_z = along - across * slant[None, :]
     lean = np.sqrt(1.0 + across * across + slope_z * slope_z)
     facing = (-across * light.direction[0] + light.direction[1] - slope_z * light.direction[2]) / lean
-    colour = _materials(scene, x, z, bed, lean, cover, mask, textures)
+    colour = _materials(scene, x, z, height=bed, lean=lean, cover=cover, mask=mask, textures=textures)
     shade = _cast_shadows(bed, x, light)
     direct = np.clip(facing, 0.0, 1.0) * shade * 1.15
     indirect = 0.55 + 0.45 / lean
@@ -223,15 +234,29 @@ def mix(base: Array, other: Array, amount: Array) -> Array:
     return np.asarray(base + (other - base) * amount, np.float32)
 
 
-def _materials(scene: Scene, x: Array, z: Array, height: Array, lean: Array, cover: Array, mask: Array,
-               textures: Textures) -> Array:
+def _even_detail(texture: Array, x: Array, z: Array, height: Array) -> Array:
+    """Return noise about as fine as a pixel at every distance: two octaves, chosen and blended by depth (as mip maps).
+
+    Height moves the lookup too, or steep slopes would show vertical stripes.
+    """
+    level = np.log2(np.maximum(z[:, :1] / 4.0, 1.0))
+    whole = np.floor(level)
+    part = (level - whole).astype(np.float32)
+    scale = (60.0 * 0.5**whole).astype(np.float32)
+    across, along = x * scale, (0.75 * z + 1.1 * height) * scale
+    return np.asarray(sample(texture, across, along) * (1.0 - part) + sample(texture, across * 0.5, along * 0.5) * part)
+
+
+def _materials(
+    scene: Scene, x: Array, z: Array, *, height: Array, lean: Array, cover: Array, mask: Array, textures: Textures
+) -> Array:
     """Choose the surface colour everywhere (3 x D x W, linear): grass, crops, sand, rock, snow, forest.
 
     Colour planes come first here, because numpy blends whole planes several times faster than interleaved colours.
     """
     season = {name: _plane(rgb) for name, rgb in _SEASONS[scene.season].items()}
     patch = sample(textures.cloud, x * 11.0 + 30.0, z * 7.0)
-    mottle = sample(textures.rough, x * 60.0, z * 45.0)
+    mottle = _even_detail(textures.rough, x, z, height)
 
     grass = mix(season["grass"], season["dry"], smoothstep(patch, -0.6, 1.6))
     if scene.rows_of_crop > 0.0:
@@ -239,6 +264,14 @@ def _materials(scene: Scene, x: Array, z: Array, height: Array, lean: Array, cov
         bend = x + 0.06 * sample(textures.smooth, x * 4.0, z * 4.0) + 0.30 * z * (scene.sun_x - 0.5)
         rows = np.sin(bend * scene.rows_of_crop) * np.exp(-z * scene.rows_of_crop / 300.0)
         grass = mix(grass, _plane((0.40, 0.31, 0.18)), smoothstep(-rows, 0.05, 0.9) * 0.75)
+    if scene.flowers > 0.0:
+        # Poppies and buttercups, in patches, one colour a picture.
+        bloom = smoothstep(sample(textures.rough, x * 95.0, z * 60.0) + 0.6 * patch, 1.5, 2.0) * np.exp(-z / 22.0)
+        grass = mix(grass, _plane((0.86, 0.22, 0.13) if scene.flowers > 0.7 else (0.95, 0.83, 0.25)), bloom)
+    if scene.road > 0.0:
+        middle = (scene.sun_x - 0.5) * -3.0 + 0.12 * z * np.sin(z / 11.0 + 40.0 * scene.road)
+        off_road = np.abs(x - middle) + 0.04 * mottle
+        grass = mix(grass, _plane((0.70, 0.62, 0.50)), 1.0 - smoothstep(off_road, scene.road, scene.road * 1.25))
     far = smoothstep(z, 20.0, 60.0)
     fields = np.sign(sample(textures.smooth, x * 10.0, z * 4.0)) * 0.5 + 0.5
     grass = mix(grass, season["dry"] * 0.9, far * fields * 0.5)
@@ -251,7 +284,8 @@ def _materials(scene: Scene, x: Array, z: Array, height: Array, lean: Array, cov
     colour = mix(colour, sand, shore)
     leaf = mix(season["forest"], _plane((0.20, 0.28, 0.16)),
                smoothstep(sample(textures.rough, x * 5.0, z * 5.0), -0.8, 1.0))
-    colour = mix(colour, leaf * (0.85 + 0.25 * np.clip(mottle, -1.5, 1.5)), cover)
+    # Thin cover raises the ground already: it must be dark as well, or grass would grow in the shape of trees.
+    colour = mix(colour, leaf * (0.85 + 0.25 * np.clip(mottle, -1.5, 1.5)), smoothstep(cover, 0.02, 0.18))
     line = scene.snow_line * scene.mountain + 3.0 * patch
     snow = mask * smoothstep(height - line, 0.0, 3.0) * (1.0 - smoothstep(lean, 2.0, 3.4) * 0.75)
     colour = mix(colour, _plane((0.93, 0.95, 0.98)), snow)
@@ -291,6 +325,6 @@ def project(ground: Ground, scene: Scene, size: int) -> View:
 def leaf_colour(scene: Scene, rng: np.random.Generator) -> Array:
     """Return one tree's leaf colour (3, linear RGB): the season's, a little different for each tree."""
     base = linear(_SEASONS[scene.season]["forest"])
-    if scene.tree_kind == "conifer":
+    if scene.tree_kind != "broadleaf":
         base = 0.25 * base + 0.75 * linear((0.16, 0.27, 0.15))
     return np.asarray(base * rng.normal(1.0, 0.12, 3) * rng.uniform(0.8, 1.3), np.float32)

@@ -75,7 +75,9 @@ def test_complete_set_returns_at_once(small_set: Path, monkeypatch: pytest.Monke
     assert contents(small_set) == before
 
 
-def test_interrupted_run_leaves_nothing_and_is_redone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small_set: Path) -> None:
+def test_interrupted_run_leaves_nothing_and_is_redone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small_set: Path
+) -> None:
     folder = tmp_path / "landscapes"
     original, calls = synthetic.make_pictures, []
 
