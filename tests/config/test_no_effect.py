@@ -1,0 +1,63 @@
+"""Settings that do nothing are named, if a person set them; settings that do something are not."""
+
+from __future__ import annotations
+
+import pytest
+
+from cyclestyle.config.keys import options_of
+from cyclestyle.config.loading import load_with_warnings
+from cyclestyle.config.no_effect import IDLE
+
+
+def warnings(*overrides: str) -> tuple[str, ...]:
+    return load_with_warnings(None, ["data.root=pictures", "train.steps=7", *overrides])[1]
+
+
+CASES = [
+    # setting, what makes it idle, what gives it its effect
+    ("data.load_size=300", "data.resize=none", "data.resize=squash"),
+    ("data.cache_limit_gb=2", "data.cache=on", "data.cache=auto"),
+    ("method.gradient_penalty=one_centered", "method.weights.gradient_penalty=0", "method.weights.gradient_penalty=10"),
+    ("generator.blocks=3", "generator.name=unet", "generator.name=resnet"),
+    ("generator.padding=zero", "generator.name=unet", "generator.name=resnet"),
+    ("generator.depth=7", "generator.name=resnet", "generator.name=unet"),
+    ("generator.dropout=0.5", "generator={name: unet, depth: 5}", "generator={name: unet, depth: 6}"),
+    ("generator.init_gain=1", "generator.init=kaiming", "generator.init=xavier"),
+    ("discriminator.init_gain=1", "discriminator.init=kaiming", "discriminator.init=xavier"),
+    ("discriminator.layers=2", "discriminator.name=pixel", "discriminator.name=patchgan"),
+    ("discriminator.scales=3", "discriminator.name=patchgan", "discriminator.name=multiscale"),
+    ("optimizer.decay_start=0.1", "optimizer.schedule=constant", "optimizer.schedule=cosine"),
+    ("optimizer.step_every=10", "optimizer.schedule=linear", "optimizer.schedule=step"),
+    ("optimizer.step_factor=0.1", "optimizer.schedule=cosine", "optimizer.schedule=step"),
+    ("ema.warmup=false", "ema.decay=0", "ema.decay=0.9"),
+    ("train.tf32=false", "train.device=cpu", "train.device=cuda"),
+    ("train.deterministic=true", "train.device=cpu", "train.device=auto"),
+]
+
+
+@pytest.mark.parametrize(("setting", "idle", "useful"), CASES)
+def test_a_setting_without_effect_is_named(setting: str, idle: str, useful: str) -> None:
+    (line,) = warnings(setting, idle)
+    assert line.startswith(f"{setting.partition('=')[0]}=")
+    assert " has no effect " in line
+    assert warnings(setting, useful) == ()
+    assert warnings(idle) == ()  # what nobody set is nobody's mistake
+
+
+def test_all_four_folders_leave_nothing_to_the_root() -> None:
+    folders = [f"data.{letter}.{part}={letter}{part}" for letter in "ab" for part in ("train", "test")]
+    assert warnings(*folders)[0].startswith("data.root='pictures' has no effect beside the four folders")
+    assert warnings(*folders[:3]) == ()
+
+
+def test_evaluation_during_training_is_still_to_come() -> None:
+    assert warnings("evaluate.every=100") == (
+        "evaluate.every=100 has no effect yet: nothing evaluates during training",
+    )
+    assert warnings("evaluate.every=0") == ()
+
+
+def test_every_rule_names_real_options_and_is_tried_here() -> None:
+    named = {key for idle in IDLE for key in idle.keys}
+    assert named <= set(options_of())
+    assert named == {setting.partition("=")[0] for setting, _, _ in CASES} | {"data.root", "evaluate.every"}
