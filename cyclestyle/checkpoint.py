@@ -1,4 +1,7 @@
-"""Files that hold weights: checkpoints of a run and translators (one generator each). Written atomically, read without running code."""
+"""Files that hold weights: checkpoints of a run, and translators (one generator each).
+
+Written atomically, read without running code from them.
+"""
 
 from __future__ import annotations
 
@@ -50,7 +53,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    """Write a checkpoint: dicts, lists, tensors, numbers and strings only, so that it can be read with `weights_only`."""
+    """Write a checkpoint: dicts, lists, tensors, numbers and strings, so that `weights_only` can read it back."""
     with replacing(path) as partial:
         torch.save({"format": CHECKPOINT_FORMAT, **state}, partial)
 

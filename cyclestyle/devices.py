@@ -1,4 +1,4 @@
-"""Where networks run and in what arithmetic: what `auto` means for devices and precisions is decided here, for training and translating.
+"""Where networks run and in what arithmetic, in training and in translating: what `auto` means is decided here.
 
 Row 1 of the house: imports errors only.
 """
@@ -71,5 +71,5 @@ def choose_precision(name: str, device: torch.device) -> Precision:
             return Precision("bf16", f"auto: this {device.type} computes bf16 natively")
         return Precision("fp32", f"auto: no native bf16 known on this {device.type}")
     if name == "fp16" and device.type == "cpu":
-        raise ConfigError("precision fp16 was asked for, but it needs a GPU: use precision bf16, fp32 or auto on the cpu")
+        raise ConfigError("precision fp16 was asked for, but it needs a GPU: use bf16, fp32 or auto on the cpu")
     return Precision(name, "as configured")

@@ -1,6 +1,7 @@
-"""The errors that are a user's to cure: each message is one line that names what was given, what is needed and the key or flag to turn.
+"""The errors that are a user's to cure: each message is one line.
 
-`cyclestyle.cli` prints them without a traceback and exits with 2; mistakes of our own stay `AssertionError` and friends.
+It names what was given, what is needed and the key or flag to turn. `cyclestyle.cli` prints it without a traceback and
+exits with 2; mistakes of our own stay `AssertionError` and friends.
 """
 
 from __future__ import annotations

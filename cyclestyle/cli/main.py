@@ -9,6 +9,7 @@ Exit codes: 0 all done; 1 done, but some inputs failed; 2 the user's mistake; 13
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import sys
 import traceback
@@ -31,6 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     verb = VERBS[_command_parser().parse_args(words[:1]).verb]
     # Not argparse's own sub-commands: these cannot take key=value both before and after flags.
     args = _verb_parser(words[0]).parse_intermixed_args(words[1:])
+    _show_messages()
     try:
         code = verb.run(args)
         sys.stdout.flush()  # a pipe that was closed shows here, while it can still be handled
@@ -43,6 +45,24 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The reader of our output (head, less) has what it wanted; Python would complain when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+
+
+class _Lines(logging.Formatter):
+    """What the library says on the way: plain lines, warnings marked as such."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        text = _one_line(record.getMessage())
+        return text if record.levelno < logging.WARNING else f"{record.levelname.lower()}: {text}"
+
+
+def _show_messages() -> None:
+    """Send the library's messages to stderr, so that stdout holds results alone."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(_Lines())
+    logger = logging.getLogger("cyclestyle")
+    logger.handlers = [handler]
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
 
 
 class _Parser(argparse.ArgumentParser):

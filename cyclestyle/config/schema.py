@@ -1,6 +1,6 @@
 """The options of a run: each declared once, with its type, default and meaning; `docs/options.md` is made from here.
 
-Frozen dataclasses read by OmegaConf. The text under a field is its description (`cyclestyle.config.loading` collects it).
+Frozen dataclasses read by OmegaConf. The text under a field is its description (`cyclestyle.config.describe`).
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class DataConfig:
     augment: tuple[dict[str, Any], ...] = ()
     """Further albumentations transforms after crop and flip: `[{name: ColorJitter, p: 0.3}]`, arguments by name."""
     cache: Literal["auto", "on", "off"] = "auto"
-    """Keep decoded, resized images in memory: auto does where they fit `cache_limit_gb` and a quarter of the free memory."""
+    """Keep decoded, resized images in memory; auto: where they fit `cache_limit_gb` and a quarter of what is free."""
     cache_limit_gb: float = 4.0
     """The most memory that `cache: auto` takes, in GiB."""
     num_workers: int | str = "auto"
@@ -74,7 +74,7 @@ class GeneratorConfig:
     norm: NormName = "instance"
     """Normalisation of the features."""
     upsample: Literal["transpose", "resize", "subpixel"] = "transpose"
-    """transpose: the paper's transposed convolution; resize (bilinear, then convolution) leaves no checkerboard; subpixel."""
+    """transpose: the paper's; resize: bilinear, then a convolution, leaves no checkerboard; subpixel: pixel shuffle."""
     padding: Literal["reflect", "zero", "replicate"] = "reflect"
     """What a ResNet sees beyond the image's borders."""
     dropout: float = 0.0
@@ -118,9 +118,9 @@ class OptimizerConfig:
     betas: tuple[float, float] = (0.5, 0.999)
     """Adam's decay rates of the first and second moment."""
     schedule: Literal["constant", "linear", "cosine", "step"] = "linear"
-    """linear: flat, then straight down to zero (the paper's); cosine: half a wave down to zero; step: by `step_factor`."""
+    """linear: flat, then straight to zero (the paper's); cosine: half a wave to zero; step: by `step_factor`."""
     decay_start: float = 0.5
-    """linear and cosine: fraction of the run after which the learning rate falls (0.5: the paper's 100 + 100 epochs)."""
+    """linear, cosine: fraction of the run after which the learning rate falls (0.5: the paper's 100 + 100 epochs)."""
     step_every: int = 10000
     """step: after every so many steps the learning rate is multiplied by `step_factor`."""
     step_factor: float = 0.5

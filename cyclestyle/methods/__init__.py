@@ -1,1 +1,1 @@
-"""Training methods: which networks there are, what they compute and which loss terms they minimise; one paper a file."""
+"""Training methods: their networks, what these compute, and the loss terms that they minimise; one paper a file."""

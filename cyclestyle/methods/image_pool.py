@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 
 class ImagePool(nn.Module):
-    """A buffer of past translations with a random state of its own (Shrivastava et al. 2017, section 2.3; CycleGAN section 4).
+    """A buffer of past translations (Shrivastava et al. 2017, section 2.3) with a random state of its own.
 
     A module without parameters, so that its content is part of the method's state dict.
 
@@ -26,7 +26,7 @@ class ImagePool(nn.Module):
         self._random = torch.Generator().manual_seed(seed)
 
     def query(self, fakes: Tensor) -> Tensor:
-        """Put new translations in, get as many out: each the new one, or with probability 1/2 an old one that it replaces.
+        """Put new translations in, get as many out: each the new one, or half of the time an old one that it replaces.
 
         Args:
             fakes: N x C x H x W without gradient; a pool fills before it hands out anything old.

@@ -1,0 +1,204 @@
+"""A trained generator as a function on pictures: loaded from a run, a checkpoint or a translator file."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, TypeVar, overload
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from cyclestyle.checkpoint import load_checkpoint, load_translator
+from cyclestyle.config.schema import GeneratorConfig
+from cyclestyle.devices import Precision, choose_device, choose_precision
+from cyclestyle.errors import CheckpointError, DataError
+from cyclestyle.images import to_pixels, to_tensor
+from cyclestyle.networks.build import build_generator, inference_memory_format
+
+Picture = TypeVar("Picture", Image.Image, np.ndarray)
+
+# Below this the reflections inside a ResNet are wider than its quarter-size features.
+_SMALLEST_SIDE = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class TranslatorSpec:
+    """All that is needed to use a generator's weights: the metadata of a translator file.
+
+    Attributes:
+        source, target: names of the domains, e.g. "photo" and "vangogh".
+        direction: "ab" or "ba".
+        generator: the `generator` section it was built from.
+        channels: of its images.
+        resize, load_size, crop_size: the preprocessing that it was trained with (`data` section).
+        step: optimizer steps that it was trained for.
+    """
+
+    source: str
+    target: str
+    direction: str
+    generator: dict[str, Any]
+    channels: int
+    resize: str
+    load_size: int
+    crop_size: int
+    step: int = 0
+
+
+class Translator:
+    """Translates pictures of one domain into the other; its attribute `spec` says which, and how it was trained.
+
+    Pictures keep their size and kind: any size is padded by reflection to what the generator takes, and cropped back.
+    """
+
+    def __init__(self, spec: TranslatorSpec, generator: nn.Module, device: torch.device, precision: Precision) -> None:
+        self.spec = spec
+        self.device = device
+        self.precision = precision
+        self._generator = generator.to(device).to(memory_format=inference_memory_format(device))
+        self._generator.eval().requires_grad_(False)
+
+    @classmethod
+    def load(
+        cls, source: str | Path, to: str | None = None, *, device: str = "auto", precision: str = "auto"
+    ) -> Translator:
+        """Load a translator.
+
+        Args:
+            source: a run folder, a checkpoint (.pt) or a translator file (.safetensors).
+            to: name of the domain to translate to, e.g. "vangogh"; None: the second domain of the run.
+            device: auto, cpu, cuda or mps.
+            precision: auto, fp32, bf16 or fp16.
+
+        Raises:
+            CheckpointError: missing, damaged, or no translator to that domain in it.
+            ConfigError: device or precision not to be had here.
+        """
+        spec, weights = read_translator(Path(source), to)
+        generator = build_generator(GeneratorConfig(**spec.generator), spec.channels)
+        try:
+            generator.load_state_dict(weights)
+        except RuntimeError as error:
+            raise CheckpointError(f"{source}: the weights do not fit the generator that it describes") from error
+        where = choose_device(device)
+        return cls(spec, generator, where, choose_precision(precision, where))
+
+    @overload
+    def __call__(self, picture: Picture) -> Picture: ...
+    @overload
+    def __call__(self, picture: list[Picture]) -> list[Picture]: ...
+    def __call__(self, picture: Any) -> Any:
+        """Translate a picture or a list of them, one after another.
+
+        Args:
+            picture: a PIL image; or H x W x C (grey also H x W) uint8 or uint16; or a list of these.
+
+        Returns:
+            The same kind and size: a PIL image in mode RGB or L, an array of the same dtype and number of axes.
+
+        Raises:
+            DataError: an array of another shape or dtype.
+        """
+        if isinstance(picture, list):
+            return [self(each) for each in picture]
+        if isinstance(picture, Image.Image):
+            mode = {1: "L", 3: "RGB"}.get(self.spec.channels)
+            if mode is None:
+                raise DataError(f"this translator takes {self.spec.channels} channels: give an array, not a PIL image")
+            return Image.fromarray(self._translate_mode(np.asarray(picture.convert(mode)), mode))
+        return self._translate_array(picture)
+
+    def _translate_mode(self, pixels: np.ndarray, mode: str) -> np.ndarray:
+        return self.pixels(pixels[..., None])[..., 0] if mode == "L" else self.pixels(pixels)
+
+    def _translate_array(self, array: np.ndarray) -> np.ndarray:
+        channels = self.spec.channels
+        is_flat = array.ndim == 2 and channels == 1
+        if not is_flat and (array.ndim != 3 or array.shape[-1] != channels):
+            raise DataError(f"an array of shape {array.shape} was given, needed is height x width x {channels}")
+        if array.dtype not in (np.uint8, np.uint16):
+            raise DataError(f"an array of {array.dtype} was given, needed is uint8 (0..255) or uint16 (0..65535)")
+        return self.pixels(array[..., None])[..., 0] if is_flat else self.pixels(array)
+
+    def pixels(self, pixels: np.ndarray) -> np.ndarray:
+        """Translate H x W x C uint8 or uint16 pixels to the same shape and dtype."""
+        height, width = pixels.shape[:2]
+        stride: int = self._generator.stride  # type: ignore[assignment]  # every generator has it
+        padded = np.pad(pixels, (_missing(height, stride), _missing(width, stride), (0, 0)), mode="reflect")
+        images = to_tensor(padded)[None].to(self.device, memory_format=inference_memory_format(self.device))
+        translated = self.tensor(images)[0, :, :height, :width]
+        return to_pixels(translated, pixels.dtype.type)
+
+    @torch.inference_mode()
+    def tensor(self, images: Tensor) -> Tensor:
+        """Translate N x C x H x W in [-1, 1] on the translator's device; H and W multiples of its stride."""
+        with self.precision.autocast(self.device):
+            translated: Tensor = self._generator(images)
+        return translated.float()
+
+
+def _missing(size: int, stride: int) -> tuple[int, int]:
+    """Rows or columns to add before (none) and after, up to a multiple of the stride that the generator can take."""
+    wanted = max(size, _SMALLEST_SIDE, stride)
+    return 0, -(-wanted // stride) * stride - size
+
+
+def read_translator(source: Path, to: str | None) -> tuple[TranslatorSpec, dict[str, Tensor]]:
+    """Description and averaged weights of the generator in `source` that translates to domain `to`.
+
+    Raises:
+        CheckpointError: missing, damaged, or no such translator in it.
+    """
+    if source.is_dir():
+        source = _file_in_run(source, to)
+    if source.suffix == ".safetensors":
+        weights, metadata = load_translator(source)
+        spec = _spec_from(metadata, source)
+        if to is not None and spec.target != to:
+            raise CheckpointError(f"{source} translates to {spec.target}, not to {to}: use --to {spec.target}")
+        return spec, weights
+    state = load_checkpoint(source)
+    specs = {name: _spec_from({**entry, "step": state["step"]}, source) for name, entry in state["translators"].items()}
+    name = _choose({spec.target: (spec.direction, name) for name, spec in specs.items()}, to, source)
+    return specs[name], state["averages"][name]
+
+
+def _file_in_run(run: Path, to: str | None) -> Path:
+    files = sorted((run / "translators").glob("*.safetensors"))
+    if not files:
+        raise CheckpointError(
+            f"no translators in {run}: needed is a run folder, as train.py leaves under runs/, with a checkpoint saved"
+        )
+    specs = {file: _spec_from(load_translator(file)[1], file) for file in files}
+    return _choose({spec.target: (spec.direction, file) for file, spec in specs.items()}, to, run)
+
+
+Choice = TypeVar("Choice", str, Path)
+
+
+def _choose(by_target: dict[str, tuple[str, Choice]], to: str | None, source: Path) -> Choice:
+    """The entry that translates to `to`; without `to` the one from A to B, or the only one."""
+    if to is None:
+        return min(by_target.values(), key=lambda entry: entry[0])[1]
+    if to not in by_target:
+        raise CheckpointError(f"{source} has no translator to {to}: use --to {' or '.join(sorted(by_target))}")
+    return by_target[to][1]
+
+
+def _spec_from(metadata: dict[str, Any], source: Path) -> TranslatorSpec:
+    known = {field.name for field in fields(TranslatorSpec)}
+    try:
+        spec = TranslatorSpec(**{key: value for key, value in metadata.items() if key in known})
+        GeneratorConfig(**spec.generator)
+    except TypeError as error:
+        raise CheckpointError(f"{source} does not describe its translator fully ({error})") from error
+    return spec
+
+
+def describe(spec: TranslatorSpec) -> str:
+    """One line for people."""
+    facts = asdict(spec)
+    return "{source} to {target}, {channels} channels, trained {step} steps on {crop_size} px crops".format(**facts)

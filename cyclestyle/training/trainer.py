@@ -1,0 +1,268 @@
+"""The training loop: one learning step, and the periodic business around it.
+
+Its clock is `step`, counted in optimizer steps.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
+
+from cyclestyle.batch import UnpairedBatch
+from cyclestyle.checkpoint import save_translator
+from cyclestyle.config.schema import LogConfig, TrainConfig
+from cyclestyle.devices import Precision
+from cyclestyle.inference.translator import TranslatorSpec
+from cyclestyle.methods.base import Method
+from cyclestyle.networks.build import training_memory_format
+from cyclestyle.training.ema import Averages
+from cyclestyle.training.interruption import StopRequest, stop_on_signals
+from cyclestyle.training.optimization import Optimization
+from cyclestyle.training.previews import Previews
+from cyclestyle.training.run_folder import RunFolder
+from cyclestyle.training.tracker import Tracker
+
+logger = logging.getLogger("cyclestyle")
+
+
+class Batches(Protocol):
+    """Where batches come from: a pure function of the position, so that any step can be the first."""
+
+    def batches(self, start_position: int, num_batches: int, batch_size: int) -> Iterator[UnpairedBatch]:
+        """Batches from the `start_position`-th image of each domain on."""
+        ...
+
+
+class Trainer:
+    """Trains a method from `step` to `num_steps`.
+
+    Args:
+        method, optimization, averages: what learns, how, and its moving average.
+        data, tracker, previews, folder: what is read and written.
+        specs: name of each generator -> what its translator file says about it.
+        config: the `train` section.
+        log: the `log` section.
+        accumulation: parts of a batch (`optimizer.accumulation`).
+        num_steps: length of the run.
+        settings: the whole config as plain values, kept in each checkpoint.
+    """
+
+    def __init__(
+        self,
+        *,
+        method: Method,
+        optimization: Optimization,
+        averages: Averages,
+        data: Batches,
+        tracker: Tracker,
+        previews: Previews,
+        folder: RunFolder,
+        specs: dict[str, TranslatorSpec],
+        config: TrainConfig,
+        log: LogConfig,
+        accumulation: int,
+        device: torch.device,
+        precision: Precision,
+        num_steps: int,
+        settings: dict[str, Any],
+    ) -> None:
+        self.method = method
+        self.optimization = optimization
+        self.averages = averages
+        self.data = data
+        self.tracker = tracker
+        self.previews = previews
+        self.folder = folder
+        self.specs = specs
+        self.config = config
+        self.log = log
+        self.accumulation = accumulation
+        self.device = device
+        self.precision = precision
+        self.num_steps = num_steps
+        self.settings = settings
+        self.step = 0
+        self.position = 0  # images of each domain seen
+        self._speed = _Speed()
+
+    def run(self) -> StopRequest:
+        """Train to the end, or until a signal asks to stop; either way the last state is saved.
+
+        Returns:
+            The request to stop; its `signal_number` is None when the run is finished.
+        """
+        micro_batch = self.config.batch_size // self.accumulation
+        num_batches = (self.num_steps - self.step) * self.accumulation
+        batches = self.data.batches(self.position, num_batches, micro_batch)
+        with stop_on_signals() as stop, logging_redirect_tqdm([logger]), self._progress_bar() as bar:
+            while self.step < self.num_steps and stop.signal_number is None:
+                self._speed.start()
+                self.learn(batches)
+                if self._due(self.log.scalars_every):
+                    self._log_scalars(bar)
+                self._speed.pause()
+
+                if self._due(self.log.samples_every):
+                    self._draw_samples()
+                if self._due(self.config.checkpoint_every) or stop.signal_number is not None:
+                    self.save()
+                bar.update()
+        return stop
+
+    def learn(self, batches: Iterator[UnpairedBatch]) -> None:
+        """One optimizer step of every player on the next batch: the whole of learning."""
+        is_measured = (self.step + 1) % self.log.scalars_every == 0
+        self.optimization.start_step(self.step)
+        for part in range(self.accumulation):
+            batch = self._next_batch(batches)
+            with self.precision.autocast(self.device):
+                outputs = self.method.forward_batch(batch)
+            for player in self.method.players:
+                with self.optimization.only(player):
+                    with self.precision.autocast(self.device):
+                        terms = self.method.terms(player, batch, outputs)
+                    loss = torch.stack(list(terms.values())).sum()
+                    is_last = part == self.accumulation - 1
+                    norm = self.optimization.update(player, loss, is_last=is_last, measure=is_measured)
+                self.tracker.add(terms)
+                if is_measured and norm is not None:
+                    self.tracker.add({f"grad_norm_{player}": norm})
+            self.tracker.add(self.method.observations(outputs))
+        self.step += 1
+        self.position += self.config.batch_size
+        self.averages.update(self.step)
+
+    def _next_batch(self, batches: Iterator[UnpairedBatch]) -> UnpairedBatch:
+        started = time.perf_counter()
+        batch = next(batches)
+        self._speed.waited += time.perf_counter() - started
+        return batch.to(self.device, training_memory_format(self.device))
+
+    def _due(self, every: int) -> bool:
+        """Whether something is due after this step: every so many steps (0: never), and once at the end."""
+        return every > 0 and (self.step % every == 0 or self.step == self.num_steps)
+
+    def _log_scalars(self, bar: tqdm[Any]) -> None:
+        means = self.tracker.means()  # waits for the device, so that the time below is that of finished steps
+        self._speed.pause()
+        rates = self.optimization.learning_rates(self.step - 1)
+        speed = self._speed.read(self.config.batch_size)
+        if self.device.type == "cuda":
+            speed["gpu_memory_gb"] = torch.cuda.max_memory_allocated(self.device) / 2**30
+        self.tracker.write(self.step, {**means, **{f"lr_{player}": rate for player, rate in rates.items()}, **speed})
+        bar.set_postfix_str(_summary(means, speed), refresh=False)
+
+    def _draw_samples(self) -> None:
+        with self.precision.autocast(self.device):
+            grids = self.previews.draw(self.averages.generators, self.device)
+        for grid in grids:
+            self.tracker.image(f"samples/{grid.direction}", grid.pixels, self.step)
+            self.tracker.picture(self.folder.samples / f"step_{self.step:08d}_{grid.direction}.png", grid.pixels)
+
+    def save(self) -> None:
+        """Write a checkpoint and the translators of the averaged generators."""
+        self.folder.save(self.state_dict(), self.config.keep_checkpoints)
+        for name, generator in self.averages.generators.items():
+            spec = self.specs[name]
+            path = self.folder.translator_file(spec.source, spec.target)
+            save_translator(path, generator.state_dict(), {**asdict(spec), "step": self.step})
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that a run needs to go on as if it had never stopped."""
+        return {
+            "step": self.step,
+            "num_steps": self.num_steps,
+            "position": self.position,
+            "config": self.settings,
+            "translators": {name: asdict(spec) for name, spec in self.specs.items()},
+            "method": self.method.state_dict(),
+            "averages": self.averages.state_dict(),
+            "optimization": self.optimization.state_dict(),
+            "tracker": self.tracker.state_dict(),
+            "random": random_state(self.device),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from `state_dict`."""
+        self.step, self.position = state["step"], state["position"]
+        self.method.load_state_dict(state["method"])
+        self.averages.load_state_dict(state["averages"])
+        self.optimization.load_state_dict(state["optimization"])
+        self.tracker.load_state_dict(state["tracker"], self.device)
+        set_random_state(state["random"], self.device)
+
+    def _progress_bar(self) -> tqdm[Any]:
+        return tqdm(
+            total=self.num_steps, initial=self.step, unit="step", desc="training", dynamic_ncols=True, smoothing=0.1
+        )
+
+
+class _Speed:
+    """Wall-clock of learning, without what logging, sampling and saving take."""
+
+    def __init__(self) -> None:
+        self.waited = 0.0
+        self._learned = 0.0
+        self._num_steps = 0
+        self._started: float | None = None
+
+    def start(self) -> None:
+        """A step begins."""
+        self._started = time.perf_counter()
+        self._num_steps += 1
+
+    def pause(self) -> None:
+        """A step has ended; a second call does nothing."""
+        if self._started is not None:
+            self._learned += time.perf_counter() - self._started
+            self._started = None
+
+    def read(self, batch_size: int) -> dict[str, float]:
+        """Means since the last reading: seconds, images of each domain a second, share of time waiting for data."""
+        scalars = {
+            "seconds_per_step": self._learned / self._num_steps,
+            "images_per_second": batch_size * self._num_steps / self._learned,
+            "data_wait": self.waited / self._learned,
+        }
+        self.waited = self._learned = 0.0
+        self._num_steps = 0
+        return scalars
+
+
+def _summary(means: dict[str, float], speed: dict[str, float]) -> str:
+    """What stands behind the progress bar: loss terms by kind, images/s, share of waiting for data."""
+    kinds: dict[str, float] = {}
+    for name, value in means.items():
+        kind, _, side = name.rpartition("_")
+        if side in ("a", "b", "ab", "ba") and not name.startswith("score"):
+            kinds[kind] = kinds.get(kind, 0.0) + value
+    short = {"adversarial": "adv", "identity": "idt", "discriminator": "disc", "gradient_penalty": "gp"}
+    losses = " ".join(f"{short.get(kind, kind)} {value:.2f}" for kind, value in kinds.items())
+    return f"{losses} | {speed['images_per_second']:.1f} img/s, data {speed['data_wait']:.0%}"
+
+
+def random_state(device: torch.device) -> dict[str, Tensor]:
+    """torch's global random states, of the processor and of the GPU that trains."""
+    states = {"cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        states["cuda"] = torch.cuda.get_rng_state(device)
+    if device.type == "mps":
+        states["mps"] = torch.mps.get_rng_state()
+    return states
+
+
+def set_random_state(states: dict[str, Tensor], device: torch.device) -> None:
+    """Go on from `random_state`; a state of a device that is not used now is left out."""
+    torch.set_rng_state(states["cpu"])
+    if device.type == "cuda" and "cuda" in states:
+        torch.cuda.set_rng_state(states["cuda"], device)
+    if device.type == "mps" and "mps" in states:
+        torch.mps.set_rng_state(states["mps"])
