@@ -38,6 +38,14 @@ def generator_stride(config: GeneratorConfig) -> int:
     return int(2 ** resolved_depth(config)) if is_unet(config) else 4
 
 
+def generator_minimum(config: GeneratorConfig) -> int:
+    """Smallest height and width that a generator takes, a multiple of its stride.
+
+    8 for ResNets: two pixels at a quarter of the size, the least that can be reflected and normalised.
+    """
+    return max(8, generator_stride(config))
+
+
 def receptive_field(config: DiscriminatorConfig) -> int:
     """Width in pixels of the square that one score depends on: 70 for the paper's PatchGAN.
 

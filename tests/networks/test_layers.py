@@ -1,0 +1,212 @@
+"""Layers against float64, closed forms and the variants they replace."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from cyclestyle.networks.initialize import initialize
+from cyclestyle.networks.layers import (
+    Conv2d,
+    InstanceNorm,
+    Pad,
+    ResizeConv,
+    SubpixelConv,
+    apply_spectral_norm,
+    inference_memory_format,
+    make_upsample,
+    training_memory_format,
+)
+
+LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
+
+
+def by_definition(x: Tensor) -> Tensor:
+    variance, mean = torch.var_mean(x, dim=(2, 3), correction=0, keepdim=True)
+    return (x - mean) / (variance + 1e-5).sqrt()
+
+
+def value_and_gradient(norm, x: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    """norm(x) and the gradient of sum(weights * norm(x)) with respect to x."""
+    x = x.detach().requires_grad_(True)
+    y = norm(x)
+    (gradient,) = torch.autograd.grad(y, x, weights.to(y.dtype))
+    return y.detach(), gradient
+
+
+def relative_error(got: Tensor, exact: Tensor) -> float:
+    return float((got.double() - exact).norm() / exact.norm())
+
+
+def normed_input(batch: int, layout: str, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    torch.manual_seed(0)
+    x = (3 * torch.randn(batch, 6, 9, 7) + torch.arange(6.0)[:, None, None]).to(dtype)
+    weights = torch.randn(batch, 6, 9, 7).to(dtype)
+    return x.to(memory_format=LAYOUTS[layout]), weights.to(memory_format=LAYOUTS[layout])
+
+
+# fp32: a few roundings of 2^-24 in sums of 63 numbers. bf16: one rounding of 2^-9 of each result, twice that allowed.
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 2e-6), (torch.bfloat16, 2**-8)])
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("batch", [1, 2])
+def test_instance_norm_matches_float64(batch, layout, dtype, tolerance):
+    x, weights = normed_input(batch, layout, dtype)
+    exact_value, exact_gradient = value_and_gradient(by_definition, x.double(), weights.double())
+    with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+        value, gradient = value_and_gradient(InstanceNorm(6), x, weights)
+    assert value.dtype == gradient.dtype == dtype
+    assert relative_error(value, exact_value) < tolerance
+    assert relative_error(gradient, exact_gradient) < tolerance
+    assert value.is_contiguous(memory_format=LAYOUTS[layout])
+
+
+def test_this_input_breaks_torch_instance_norm():
+    """Why InstanceNorm is a group norm: the input of the test above on which `F.instance_norm` is wrong."""
+    x, weights = normed_input(1, "channels_last", torch.float32)
+    exact_value, exact_gradient = value_and_gradient(by_definition, x.double(), weights.double())
+    value, gradient = value_and_gradient(F.instance_norm, x, weights)
+    assert relative_error(value, exact_value) < 2e-6
+    if relative_error(gradient, exact_gradient) < 1e-3:
+        pytest.skip("this release of torch has the gradient right")
+    assert relative_error(gradient, exact_gradient) > 0.5
+
+
+def test_instance_norm_second_derivative():
+    """The gradient penalty differentiates a gradient; group_norm must allow that."""
+    torch.manual_seed(0)
+    x = torch.randn(2, 3, 3, 2, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradgradcheck(InstanceNorm(3), (x,))
+
+
+def test_instance_norm_has_no_state():
+    assert InstanceNorm(4).state_dict() == {}
+    assert list(InstanceNorm(4).parameters()) == []
+
+
+def test_padding_by_hand():
+    x = torch.tensor([[[[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]]])
+    assert Pad("reflect", 1)(x)[0, 0, 0].tolist() == [5, 4, 5, 6, 5]
+    assert Pad("replicate", 1)(x)[0, 0, 0].tolist() == [1, 1, 2, 3, 3]
+    assert Pad("zero", 1)(x)[0, 0, 0].tolist() == [0, 0, 0, 0, 0]
+
+
+@pytest.mark.parametrize("padding", ["reflect", "zero", "replicate"])
+def test_padding_and_resizing_keep_half_precision(padding):
+    x = torch.randn(1, 2, 4, 4, dtype=torch.bfloat16)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert Pad(padding, 1)(x).dtype == torch.bfloat16
+        assert ResizeConv(2, 3, padding=padding, bias=True)(x).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("kernel_size", [3, 4])
+@pytest.mark.parametrize("name", ["transpose", "resize", "subpixel"])
+def test_upsampling_doubles(name, kernel_size):
+    up = make_upsample(name, 4, 2, kernel_size=kernel_size, padding="reflect", bias=True)
+    assert up(torch.randn(2, 4, 5, 3)).shape == (2, 2, 10, 6)
+
+
+def checkerboard(name: str, padding: str) -> float:
+    """Spread, inside the image, of what one upsampling makes of a constant; zero: no grid."""
+    torch.manual_seed(0)
+    up = make_upsample(name, 4, 2, kernel_size=3, padding=padding, bias=True)
+    y = up(torch.ones(1, 4, 8, 8)).detach()[..., 2:-2, 2:-2]
+    return float(y.std(dim=(2, 3)).max())
+
+
+@pytest.mark.parametrize("padding", ["reflect", "zero", "replicate"])
+def test_resize_of_a_constant_is_constant_inside(padding):
+    assert checkerboard("resize", padding) < 1e-6
+    assert checkerboard("transpose", padding) > 1e-2  # what resize is there to avoid
+
+
+@pytest.mark.parametrize("init", ["normal", "xavier", "kaiming", "orthogonal"])
+def test_subpixel_starts_without_checkerboard(init):
+    up = SubpixelConv(4, 3, padding="reflect", bias=True)
+    initialize(up, init, 0.02)
+    y = up(torch.randn(2, 4, 5, 6)).detach()
+    nearest = F.interpolate(y[..., ::2, ::2], scale_factor=2, mode="nearest")
+    assert y.abs().max() > 0
+    torch.testing.assert_close(y, nearest, rtol=0, atol=0)
+    assert len(up.conv.weight[::4].flatten(1).unique(dim=0)) == 3  # while output channels differ
+
+
+def test_spectral_norm_has_largest_singular_value_one():
+    torch.manual_seed(0)
+    net = nn.Sequential(Conv2d(3, 8, 4), nn.LeakyReLU(0.2), Conv2d(8, 6, 3))
+    apply_spectral_norm(net)
+    for _ in range(40):
+        net(torch.randn(1, 3, 8, 8))  # one round of power iteration each
+    for conv in (net[0], net[2]):
+        largest = torch.linalg.svd(conv.weight.detach().flatten(1)).S[0]
+        assert float(largest) == pytest.approx(1.0, abs=1e-4)
+        unnormalised = torch.linalg.svd(conv.parametrizations.weight.original.detach().flatten(1)).S[0]
+        assert abs(float(unnormalised) - 1) > 0.1
+
+
+def test_spectral_norm_round_trips():
+    torch.manual_seed(0)
+    net = nn.Sequential(Conv2d(3, 8, 4))
+    apply_spectral_norm(net)
+    x = torch.randn(1, 3, 8, 8)
+    for _ in range(3):
+        net(x)
+    twin = nn.Sequential(Conv2d(3, 8, 4))
+    apply_spectral_norm(twin)
+    twin.load_state_dict(net.state_dict())
+    copied = copy.deepcopy(net)
+    for _ in range(2):  # the second pass shows that the power iteration goes on from the same vectors
+        expected = net(x)
+        torch.testing.assert_close(twin(x), expected, rtol=0, atol=0)
+        torch.testing.assert_close(copied(x), expected, rtol=0, atol=0)
+
+
+class Product(nn.Module):
+    """A parametrization whose arithmetic autocast narrows on the CPU, as it does spectral norm's on a GPU."""
+
+    def forward(self, weight: Tensor) -> Tensor:
+        return (weight.flatten(1) @ torch.eye(weight[0].numel())).view_as(weight)
+
+
+def test_parametrized_weights_are_computed_in_fp32_under_autocast():
+    torch.manual_seed(0)
+    conv, plain = Conv2d(3, 4, 3), nn.Conv2d(3, 4, 3)
+    for module in (conv, plain):
+        parametrize.register_parametrization(module, "weight", Product())
+    seen: list[torch.dtype] = []
+    for module in (conv, plain):
+        module.parametrizations.weight.register_forward_hook(lambda _, __, weight: seen.append(weight.dtype))
+        with torch.autocast("cpu", torch.bfloat16):
+            assert module(torch.randn(1, 3, 5, 5)).dtype == torch.bfloat16  # the convolution follows autocast
+    assert seen == [torch.float32, torch.bfloat16]  # ours, and the trouble that ours avoids
+
+
+def test_spectral_norm_trains_under_autocast():
+    torch.manual_seed(0)
+    # Tanh, since rounding would carry some values across the kink of a LeakyReLU.
+    net = nn.Sequential(Conv2d(3, 8, 4), nn.Tanh(), Conv2d(8, 1, 3))
+    apply_spectral_norm(net)
+    x = torch.randn(2, 3, 8, 8)
+
+    def loss_and_gradient(enabled: bool) -> tuple[float, Tensor]:
+        twin = copy.deepcopy(net)
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            loss = twin(x).float().square().mean() + twin(-x).float().square().mean()  # two passes, one backward
+        loss.backward()
+        return loss.item(), twin[0].parametrizations.weight.original.grad
+
+    (loss, gradient), (exact_loss, exact_gradient) = loss_and_gradient(True), loss_and_gradient(False)
+    assert gradient.dtype == torch.float32
+    assert loss == pytest.approx(exact_loss, rel=2**-6)
+    assert relative_error(gradient, exact_gradient.double()) < 2**-5
+
+
+def test_memory_formats():
+    cpu, cuda, mps = torch.device("cpu"), torch.device("cuda"), torch.device("mps")
+    last, first = torch.channels_last, torch.contiguous_format
+    assert [training_memory_format(device) for device in (cpu, cuda, mps)] == [first, last, first]
+    assert [inference_memory_format(device) for device in (cpu, cuda, mps)] == [last, last, first]
