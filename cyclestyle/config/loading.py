@@ -7,6 +7,7 @@ each value to its field's type, blanks such as the domains' names are filled in,
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import os
 import re
@@ -236,7 +237,7 @@ def _typed(
     settings: Mapping[str, Any], options: Mapping[str, keys.Option], places: Mapping[str, str], method: str
 ) -> Config:
     """The settings on top of the defaults, each converted to its field's type by OmegaConf."""
-    base = OmegaConf.structured(Config(method=keys.method_config(method)()))
+    base = _defaults(keys.method_config(method))
     try:
         config = OmegaConf.to_object(_merged(base, settings))
     except _MISFITS as error:
@@ -249,6 +250,14 @@ def _typed(
         raise
     assert isinstance(config, Config)
     return config
+
+
+@functools.cache
+def _defaults(method: type[Any]) -> DictConfig:
+    """The schema in OmegaConf's form; read-only, as the dataclasses are frozen, so that one serves every load."""
+    defaults = OmegaConf.structured(Config(method=method()))
+    assert isinstance(defaults, DictConfig)
+    return defaults
 
 
 def _merged(base: DictConfig, settings: Mapping[str, Any]) -> Any:
