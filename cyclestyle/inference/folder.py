@@ -74,9 +74,12 @@ def translate_folder(
         for file, target in tqdm(targets, desc="translating", unit="image", dynamic_ncols=True):
             try:
                 translate_file(translator, file, target)
-            except (CyclestyleError, OSError) as error:
+            except CyclestyleError as error:  # names the file itself
                 failed += 1
-                logger.warning("failed: %s (%s)", file, error)
+                logger.warning("failed: %s", error)
+            except OSError as error:
+                failed += 1
+                logger.warning("failed: %s: %s", file, error)
     print(f"translated: {len(files) - failed} of {len(files)}, failed: {failed}, skipped: 0")
     print(output)
     return 1 if failed else 0
@@ -113,8 +116,9 @@ def output_paths(files: list[Path], root: Path, output: Path) -> list[tuple[Path
     for file in files:
         place = file.relative_to(root)
         if place not in kept:
-            as_png = place.with_suffix(".png")
-            place = as_png if as_png not in kept else place.with_name(place.name + ".png")
+            place = place.with_suffix(".png") if place.with_suffix(".png") not in kept else place
+            while place in kept or place.suffix != ".png":
+                place = place.with_name(place.name + ".png")
             kept.add(place)
         pairs.append((file, output / place))
     return pairs

@@ -21,7 +21,7 @@ from cyclestyle.config.schema import SAMPLE_ROOT, Config
 from cyclestyle.data.loader import Data, build_data, load_fixed
 from cyclestyle.data.synthetic import make_samples, samples_complete
 from cyclestyle.devices import Precision, choose_device, choose_precision
-from cyclestyle.distributed import refuse_several_processes
+from cyclestyle.distributed import launched_processes, world_size
 from cyclestyle.errors import CheckpointError, ConfigError
 from cyclestyle.inference.translator import TranslatorSpec
 from cyclestyle.methods.build import build_method
@@ -38,7 +38,6 @@ logger = logging.getLogger("cyclestyle")
 # A checkpoint fits another config only where these agree; any other key may change between two starts.
 _SHAPES = (
     "method.name",
-    "method.adversarial",
     "generator",
     "discriminator",
     "data.channels",
@@ -67,7 +66,7 @@ def train(config: Config | Mapping[str, Any] | str | Path) -> Path:
         config = load_config(Path(config))
     elif not isinstance(config, Config):
         config = config_from_mapping(config)
-    refuse_several_processes()
+    _refuse_several_processes()
     folder = RunFolder(Path(config.output_dir) / config.name)
     state = folder.load_latest()
     if state is not None:
@@ -83,6 +82,15 @@ def train(config: Config | Mapping[str, Any] | str | Path) -> Path:
         raise SystemExit(stop.exit_code)
     _say_done(config, folder, f"trained: {trainer.step} steps")
     return folder.path
+
+
+def _refuse_several_processes() -> None:
+    """Under torchrun, so many independent trainings would write into one run folder."""
+    if launched_processes() > world_size():
+        raise ConfigError(
+            f"started as {launched_processes()} processes (WORLD_SIZE), but training runs in one process: "
+            "start train.py without torchrun, or with --nproc_per_node=1"
+        )
 
 
 def resume(run: Path, overrides: Sequence[str] = ()) -> Path:
@@ -241,7 +249,7 @@ def _introduce(config: Config, trainer: Trainer, data: Data, precision: Precisio
         "images": f"{data.num_images_a} {name_a}, {data.num_images_b} {name_b}",
         "method": config.method.name,
         "parameters": ", ".join(f"{number / 1e6:.2f} M in {player}" for player, number in parameters.items()),
-        "discriminators": f"judge patches of {receptive_field(config.discriminator)} px, crops are {config.data.crop_size} px",
+        "discriminators": f"judge patches of {receptive_field(config.discriminator)} px",
         "device": f"{trainer.device.type}, {precision.name} ({precision.reason})",
         "steps": f"{trainer.step} done of {trainer.num_steps}",
     }

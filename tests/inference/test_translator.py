@@ -1,0 +1,213 @@
+"""Translators: from every kind of source, on every kind of picture, the same size back."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+import cyclestyle
+from cyclestyle.checkpoint import load_checkpoint, save_translator
+from cyclestyle.config.loading import load_config
+from cyclestyle.devices import Precision
+from cyclestyle.errors import CheckpointError, DataError
+from cyclestyle.images import to_tensor
+from cyclestyle.inference.folder import output_paths, translate_folder
+from cyclestyle.inference.translator import Translator, TranslatorSpec
+
+
+class Invert(nn.Module):
+    """A generator whose answer is known: x -> -x, that is 255 - v; refuses sizes that are no multiple of 4."""
+
+    stride = 4
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        assert images.shape[-1] % 4 == 0
+        assert images.shape[-2] % 4 == 0
+        return -images
+
+
+def inverter(channels: int = 3) -> Translator:
+    spec = TranslatorSpec(
+        source="photo", target="negative", direction="ab", generator={}, channels=channels,
+        resize="shorter", load_size=20, crop_size=16,
+    )  # fmt: skip
+    return Translator(spec, Invert(), torch.device("cpu"), Precision("fp32", ""))
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("size", [(1, 1), (2, 7), (16, 16), (17, 33), (101, 4)])
+def test_arrays_keep_size_dtype_and_every_value(dtype: type, size: tuple[int, int]) -> None:
+    top = np.iinfo(dtype).max
+    pixels = np.random.default_rng(0).integers(0, top, (*size, 3), dtype=dtype, endpoint=True)
+    found = inverter()(pixels)
+    assert found.dtype == dtype
+    np.testing.assert_array_equal(found, top - pixels)
+
+
+def test_grey_arrays_keep_their_axes() -> None:
+    pixels = np.arange(30, dtype=np.uint8).reshape(5, 6)
+    np.testing.assert_array_equal(inverter(1)(pixels), 255 - pixels)
+    np.testing.assert_array_equal(inverter(1)(pixels[..., None]), 255 - pixels[..., None])
+
+
+def test_pil_images_and_lists() -> None:
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (9, 13, 3), dtype=np.uint8))
+    first, second = inverter()([image, image])
+    assert (first.size, first.mode) == (image.size, "RGB")
+    np.testing.assert_array_equal(np.asarray(second), 255 - np.asarray(image))
+    assert inverter(1)(image).mode == "L"
+
+
+@pytest.mark.parametrize(
+    ("array", "words"),
+    [
+        (np.zeros((4, 4), np.uint8), "height x width x 3"),
+        (np.zeros((4, 4, 4), np.uint8), "height x width x 3"),
+        (np.zeros((4, 4, 3), np.float64), "float64"),
+    ],
+)
+def test_other_arrays_are_refused(array: np.ndarray, words: str) -> None:
+    with pytest.raises(DataError, match=words):
+        inverter()(array)
+
+
+@pytest.fixture
+def run(tiny: list[str]) -> Path:
+    return cyclestyle.train(load_config(None, [*tiny, "train.steps=4"]))
+
+
+def test_run_checkpoint_and_file_give_the_same_averaged_generator(run: Path) -> None:
+    checkpoint = run / "checkpoints" / "step_00000004.pt"
+    picture = np.random.default_rng(0).integers(0, 256, (21, 18, 3), dtype=np.uint8)
+    sources = {
+        "run": Translator.load(run, "painting"),
+        "checkpoint": Translator.load(checkpoint, "painting"),
+        "file": Translator.load(run / "translators" / "photo_to_painting.safetensors"),
+        "no direction": Translator.load(str(run)),
+    }
+    results = {name: translator(picture) for name, translator in sources.items()}
+    for name, result in results.items():
+        np.testing.assert_array_equal(result, results["run"], err_msg=name)
+    averages = load_checkpoint(checkpoint)["averages"]["gen_ab"]
+    loaded = sources["file"]._generator.state_dict()
+    assert all(torch.equal(loaded[name], weight) for name, weight in averages.items())
+    assert sources["file"].spec.step == 4
+    backwards = Translator.load(run, "photo")
+    assert (backwards.spec.source, backwards.spec.target) == ("painting", "photo")
+    assert not np.array_equal(backwards(picture), results["run"])
+
+
+def test_padding_does_not_change_sizes_that_fit(run: Path) -> None:
+    translator = Translator.load(run, precision="fp32")
+    picture = np.random.default_rng(0).integers(0, 256, (20, 24, 3), dtype=np.uint8)
+    plain = translator._generator(to_tensor(picture)[None])[0]
+    expected = ((plain.clamp(-1, 1) + 1) * 127.5).round().permute(1, 2, 0).numpy().astype(np.uint8)
+    # channels_last against contiguous: a value on the edge between two integers may fall the other way
+    assert np.abs(translator(picture).astype(int) - expected).max() <= 1
+
+
+def test_refusals_name_what_there_is(run: Path, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"no translator to monet: use --to painting or photo"):
+        Translator.load(run, "monet")
+    with pytest.raises(CheckpointError, match="translates to painting, not to photo"):
+        Translator.load(run / "translators" / "photo_to_painting.safetensors", "photo")
+    with pytest.raises(CheckpointError, match="no translators in"):
+        Translator.load(tmp_path)
+    with pytest.raises(CheckpointError, match="no file"):
+        Translator.load(tmp_path / "absent.safetensors")
+    save_translator(tmp_path / "t.safetensors", {"w": torch.zeros(1)}, {"source": "photo"})
+    with pytest.raises(CheckpointError, match="does not describe its translator"):
+        Translator.load(tmp_path / "t.safetensors")
+
+
+def test_weights_of_another_architecture_are_refused(run: Path, tmp_path: Path) -> None:
+    spec = Translator.load(run).spec
+    save_translator(tmp_path / "t.safetensors", {"w": torch.zeros(1)}, {**vars(spec)})
+    with pytest.raises(CheckpointError, match="do not fit"):
+        Translator.load(tmp_path / "t.safetensors")
+
+
+def test_folder_mirrors_the_tree_and_counts_failures(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    photos = tmp_path / "photos"
+    (photos / "deep" / "er").mkdir(parents=True)
+    random = np.random.default_rng(0)
+    sizes = {
+        "a.jpg": (31, 17),
+        "deep/a.png": (16, 40),
+        "deep/er/b.WEBP": (23, 23),
+        "c.gif": (18, 20),
+        "c.png": (19, 21),
+    }
+    for name, (width, height) in sizes.items():
+        Image.fromarray(random.integers(0, 256, (height, width, 3), dtype=np.uint8)).save(photos / name)
+    (photos / "broken.jpg").write_bytes((photos / "a.jpg").read_bytes()[:200])
+    assert translate_folder(run=run, to="painting", input=photos, output=tmp_path / "out") == 1
+    out = capsys.readouterr().out.splitlines()
+    assert out == ["translated: 5 of 6, failed: 1, skipped: 0", str(tmp_path / "out")]
+    assert "broken.jpg" in caplog.text
+    found = {}
+    for path in (tmp_path / "out").rglob("*.*"):
+        with Image.open(path) as image:
+            found[path.relative_to(tmp_path / "out").as_posix()] = image.size
+    assert found == {
+        "a.jpg": (31, 17),
+        "deep/a.png": (16, 40),
+        "deep/er/b.WEBP": (23, 23),
+        "c.gif.png": (18, 20),  # c.png is taken
+        "c.png": (19, 21),
+    }
+
+
+def test_16_bit_grey_stays_16_bit(tiny: list[str], tmp_path: Path) -> None:
+    run = cyclestyle.train(load_config(None, [*tiny, "train.steps=1", "data.channels=1"]))
+    values = np.linspace(0, 65535, 20 * 24).reshape(20, 24).astype(np.uint16)
+    (tmp_path / "in").mkdir()
+    Image.fromarray(values).save(tmp_path / "in" / "deep.png")
+    assert translate_folder(run=run, input=tmp_path / "in", output=tmp_path / "out") == 0
+    with Image.open(tmp_path / "out" / "deep.png") as image:
+        assert np.asarray(image).dtype == np.uint16
+
+
+def test_default_input_is_the_runs_test_folder(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert translate_folder(run=run) == 0
+    assert capsys.readouterr().out.startswith("translated: 2 of 2")
+    assert len(list((run / "translated" / "photo_to_painting").iterdir())) == 2
+    assert translate_folder(run=run, to="photo") == 0
+    assert len(list((run / "translated" / "painting_to_photo").iterdir())) == 2
+
+
+def test_output_inside_the_input_is_refused(run: Path, dataset: Path) -> None:
+    for output in (dataset / "testA", dataset / "testA" / "out"):
+        with pytest.raises(DataError, match="choose another --output"):
+            translate_folder(run=run, input=dataset / "testA", output=output)
+
+
+def test_output_names_never_meet() -> None:
+    root = Path("in")
+    files = [root / name for name in ("x.gif", "x.jpg", "x.png", "y.gif", "x.gif.png")]
+    places = [target for _, target in output_paths(files, root, Path("out"))]
+    assert len(set(places)) == len(files)
+    assert Path("out/y.png") in places
+
+
+def test_translating_needs_no_training_code(run: Path, tmp_path: Path) -> None:
+    """In a process of its own: neither the training loop nor TensorBoard nor albumentations is imported."""
+    script = (
+        "import sys, json, numpy, cyclestyle\n"
+        f"t = cyclestyle.Translator.load({str(run)!r}, to='painting')\n"
+        "t(numpy.zeros((16, 16, 3), numpy.uint8))\n"
+        "print(json.dumps([m for m in sys.modules if m.startswith(('cyclestyle.training', 'cyclestyle.methods',"
+        " 'tensorboard', 'albumentations'))]))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout) == []
