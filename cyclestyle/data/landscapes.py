@@ -101,7 +101,9 @@ def _water(
     ripple = sample(textures.cloud, world_x * 30.0 + 80.0, np.log(distance) * 300.0)
     calm = 0.35 if scene.layout != "coast" else 1.0
     push = (0.6 * swell + 0.8 * ripple) * calm * (0.004 + 0.05 * np.clip((rows - top) / size, 0.0, 0.5)) * size
-    mirror_row = np.clip(2.0 * top - rows + push - 0.01 * size * calm, 0.0, size - 1.0).astype(np.float32)
+    # Sky above the picture's edge is not known: what lies below the edge is mirrored into it.
+    mirror_row = np.abs(2.0 * top - rows + push - 0.01 * size * calm)
+    mirror_row = np.minimum(mirror_row, size - 1.0).astype(np.float32)
     mirror_column = np.clip(columns - 0.5 + 0.35 * push, 0.0, size - 1.0).astype(np.float32)
     smeared = cv2.GaussianBlur(picture, (0, 0), sigmaX=0.6, sigmaY=1.0 + 2.0 * calm)
     mirror = cv2.remap(smeared, mirror_column, mirror_row, cv2.INTER_LINEAR)
@@ -111,7 +113,8 @@ def _water(
     deep = linear((0.13, 0.30, 0.36)) * (light.ambient * 0.9 + light.sun * 0.35)
     water = deep + (mirror - deep) * fresnel
     lane = np.exp(-(((columns - light.sun_at[0]) / size) ** 2) / 0.012) * light.glow
-    water = water + (lane * smoothstep(ripple + 0.5 * swell, 0.5, 1.8) * 0.9)[..., None] * light.sun
+    sparkle = sample(textures.fine, world_x * 45.0, np.log(distance) * 500.0)
+    water = water + (lane * smoothstep(sparkle + 0.5 * ripple + 0.3 * swell, 0.8, 2.2) * 1.2)[..., None] * light.sun
     if scene.layout == "coast":
         # Foam: a band along the beach, broken up by noise.
         edge = cv2.GaussianBlur(wet, (0, 0), size / 60.0)

@@ -7,14 +7,17 @@ on (seed, folder, k): the same bytes on every run, however many processes work o
 
 import json
 import os
+import platform
 import shutil
 import signal
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
+from multiprocessing.connection import wait
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import cv2
@@ -84,8 +87,8 @@ def make_samples(
     if _already_made(folder, request):
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = folder.parent / f".{folder.name}.partial-{os.getpid()}"
-    shutil.rmtree(partial, ignore_errors=True)  # ours: left by a killed run that had the same process id
+    _remove_leftovers(folder)
+    partial = folder.parent / f"{_partial_prefix(folder)}{os.getpid()}"
     try:
         _write_set(partial, request, workers, progress)
         _move_into_place(partial, folder, request)
@@ -132,6 +135,33 @@ def _already_made(folder: Path, request: _Request) -> bool:
             f"{folder} holds another sample set, with {', '.join(different)}: "
             "name another folder, or move this one away"
         )
+    return True
+
+
+def _partial_prefix(folder: Path) -> str:
+    """Return how the name of a set in the making starts; this machine's name and a process id end it."""
+    return f".{folder.name}.partial-{platform.node()}-"
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """Remove what killed runs on this machine left in the making; a run that is still alive keeps its own."""
+    prefix = _partial_prefix(folder)
+    for path in folder.parent.iterdir():
+        pid = path.name.removeprefix(prefix)
+        if path.name.startswith(prefix) and pid.isdigit() and not _alive(int(pid)):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _alive(pid: int) -> bool:
+    """Return whether another process has this id; unsure (no POSIX) counts as yes."""
+    if pid == os.getpid() or os.name != "posix":
+        return pid != os.getpid()
+    try:
+        os.kill(pid, 0)  # signal 0 only asks
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
     return True
 
 
@@ -200,9 +230,18 @@ def _finished(tasks: list[_Task], workers: int) -> Iterator[int]:
 
 
 def _start_worker() -> None:
-    """Prepare a worker process: one thread each, and leave Ctrl-C to the parent, which cleans up."""
+    """Prepare a worker process: one thread, Ctrl-C left to the parent (it cleans up), no life after the parent."""
     cv2.setNumThreads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = parent_process()
+    if parent is not None:
+        Thread(target=_exit_after, args=(parent.sentinel,), daemon=True).start()
+
+
+def _exit_after(sentinel: int) -> None:
+    """End this process as soon as its parent is gone: a worker whose parent was killed would wait for work for ever."""
+    wait([sentinel])
+    os._exit(1)
 
 
 def make_pictures(task: _Task) -> int:

@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import cv2
@@ -94,6 +96,18 @@ def test_interrupted_run_leaves_nothing_and_is_redone(
     assert os.listdir(tmp_path) == []
     monkeypatch.setattr(synthetic, "make_pictures", original)
     assert contents(make_samples(folder, workers=1, **SMALL)) == contents(small_set)
+
+
+def test_leftovers_of_a_killed_run_are_removed(tmp_path: Path, small_set: Path) -> None:
+    killed = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True)
+    prefix = synthetic._partial_prefix(tmp_path / "landscapes")
+    dead, alive = tmp_path / f"{prefix}{int(killed.stdout)}", tmp_path / f"{prefix}{os.getppid()}"
+    for folder in (dead, alive, tmp_path / f"{prefix}notes"):
+        (folder / "trainA").mkdir(parents=True)
+    assert contents(make_samples(tmp_path / "landscapes", workers=1, **SMALL)) == contents(small_set)
+    assert not dead.exists()
+    assert alive.exists()  # another run, still at work
+    assert (tmp_path / f"{prefix}notes").exists()  # not ours
 
 
 def test_foreign_folder_is_refused_and_untouched(tmp_path: Path) -> None:
