@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import logging
+import struct
 import threading
 import warnings
 from collections.abc import Iterator
@@ -18,12 +19,24 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import (
+    BmpImagePlugin,
+    GifImagePlugin,
+    Image,
+    ImageOps,
+    JpegImagePlugin,
+    PngImagePlugin,
+    TiffImagePlugin,
+    UnidentifiedImageError,
+    WebPImagePlugin,
+)
 
 from cyclestyle.errors import DataError
 
-_FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "TIFF", "BMP", "DIB", "GIF")
-_ORIENTATION = 0x0112  # EXIF tag; 5 to 8 swap height and width
+# Imported above, so that Pillow knows them before threads start; it would look for plugins in the middle of the first.
+_PLUGINS = (JpegImagePlugin, PngImagePlugin, WebPImagePlugin, TiffImagePlugin, BmpImagePlugin, GifImagePlugin)
+_FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF")
+_ORIENTATION = 0x0112  # tag of EXIF and TIFF; 5 to 8 swap height and width
 _PNG, _TIFF, _NPY = b"\x89PNG\r\n\x1a\n", (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"), b"\x93NUMPY"
 
 
@@ -173,7 +186,7 @@ def _decode_tiff(data: bytes, channels: int) -> np.ndarray:
         except ValueError as error:
             if "imagecodecs" not in str(error):
                 raise
-            samples = _opencv(data)
+            samples = _opencv(_without_orientation(data, page))
         colour, alpha = _tiff_colour(_to_unsigned(samples), page)
         return _fit(_turn(colour, _page_orientation(page)), channels, alpha=alpha)
 
@@ -232,10 +245,12 @@ def _tiff_colour(samples: np.ndarray, page: Any) -> tuple[np.ndarray, bool]:
     if photometric == "MINISWHITE":
         samples = top - samples
     extra = [int(kind) for kind in page.extrasamples]  # 0 unknown, 1 alpha already multiplied in, 2 alpha
-    colours = count - len(extra) if extra else (count if count in (1, 3) else count - 1)
-    if colours not in (1, 3) or colours > count:
+    colours = 3 if photometric == "RGB" else 1
+    if count == colours or (colours == 1 and count == 3):  # three bands without names are taken for red, green, blue
+        return samples, False
+    if count != colours + 1 or not extra or (extra[0] == 0 and colours == 1):
         raise ValueError(f"has {count} channels, but data.channels is 1 or 3")
-    if not extra or extra[0] == 0:
+    if extra[0] == 0:  # infrared, say
         return samples[..., :colours], False
     if extra[0] == 1:
         light = samples[..., :colours].astype(np.uint32) + (top - samples[..., colours : colours + 1])
@@ -255,8 +270,16 @@ def _page_size(page: Any) -> tuple[int, int]:
 
 
 def _page_orientation(page: Any) -> int:
-    tag = page.tags.get(274)
+    tag = page.tags.get(_ORIENTATION)
     return int(tag.value) if tag is not None and tag.value in range(1, 9) else 1
+
+
+def _without_orientation(data: bytes, page: Any) -> bytes:
+    """The same TIFF, declared upright: OpenCV turns TIFFs by itself, unlike PNG, in some versions and depths."""
+    tag = page.tags.get(_ORIENTATION)
+    if tag is None:
+        return data
+    return data[: tag.valueoffset] + struct.pack(page.parent.byteorder + "H", 1) + data[tag.valueoffset + 2 :]
 
 
 def _open_npy(path: Path, channels: int) -> np.ndarray:
@@ -356,7 +379,8 @@ def _reasons(path: Path) -> Iterator[None]:
         raise DataError(f"{path}: not an image, or of a kind that is not read") from None
     except Exception as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise DataError(f"{path}: {' '.join(reason.split())[:300] or type(error).__name__}") from error
+        kind = "" if reason and isinstance(error, (OSError, ValueError)) else f"cannot be read, {type(error).__name__} "
+        raise DataError(f"{path}: {kind}{' '.join(reason.split())[:300]}".rstrip()) from error
 
 
 class _Quiet:
