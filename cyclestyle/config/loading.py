@@ -127,7 +127,6 @@ def _flat_layer(
 
 def _override_layer(overrides: Sequence[str], method: str) -> _Layer:
     options, sections = keys.options_of(method), keys.sections_of(method)
-    given: dict[str, str] = {}
     values: dict[str, Any] = {}
     for text in overrides:
         key, equals, raw = (part.strip() for part in text.partition("="))
@@ -137,11 +136,7 @@ def _override_layer(overrides: Sequence[str], method: str) -> _Layer:
         inner = {key: value}
         if key in sections and isinstance(value, dict):  # train={steps: 5}
             inner = _flat_layer(_nested(inner), method).values
-        for name in inner:
-            if name in given:
-                raise ConfigError(f"{name} is given twice: {given[name]} and {text}; keep one")
-            given[name] = text
-        values |= inner
+        values |= inner  # given twice, the last wins: scripts append settings to those of others
     return _Layer(values)
 
 
@@ -237,7 +232,7 @@ def _typed(
     settings: Mapping[str, Any], options: Mapping[str, keys.Option], places: Mapping[str, str], method: str
 ) -> Config:
     """The settings on top of the defaults, each converted to its field's type by OmegaConf."""
-    base = _defaults(keys.method_config(method))
+    base = _defaults(method)
     try:
         config = OmegaConf.to_object(_merged(base, settings))
     except _MISFITS as error:
@@ -253,9 +248,9 @@ def _typed(
 
 
 @functools.cache
-def _defaults(method: type[Any]) -> DictConfig:
+def _defaults(method: str) -> DictConfig:
     """The schema in OmegaConf's form; read-only, as the dataclasses are frozen, so that one serves every load."""
-    defaults = OmegaConf.structured(Config(method=method()))
+    defaults = OmegaConf.structured(Config(method=keys.method_config(method)()))
     assert isinstance(defaults, DictConfig)
     return defaults
 
