@@ -62,8 +62,8 @@ def test_palette_is_a_function_of_colour_alone() -> None:
     assert np.allclose(to_palette(picture).reshape(64, 3)[order], to_palette(shuffled).reshape(64, 3), atol=1e-3)
 
 
-def test_palette_has_no_grey() -> None:
-    """Middle grey lies between pigments that all have chroma, and is pulled well off the grey axis or kept light."""
-    blue = to_palette(np.full((1, 1, 3), (0.45, 0.55, 0.70), np.float32))[0, 0]
-    plain = cv2.cvtColor(np.full((1, 1, 3), (0.45, 0.55, 0.70), np.float32), cv2.COLOR_RGB2LAB)[0, 0]
-    assert np.hypot(*blue[1:]) > 1.3 * np.hypot(*plain[1:])
+def test_palette_enriches_a_hazy_blue() -> None:
+    """The colour of far hills, which photographs are full of, gets at least 1.3 times its chroma."""
+    haze = np.full((1, 1, 3), (0.45, 0.55, 0.70), np.float32)
+    painted, plain = to_palette(haze)[0, 0], cv2.cvtColor(haze, cv2.COLOR_RGB2LAB)[0, 0]
+    assert np.hypot(*painted[1:]) > 1.3 * np.hypot(*plain[1:])
