@@ -122,7 +122,7 @@ def gradient_penalty(
         A scalar in fp32, not yet weighted.
     """
     num_draws = 1 if center == 0 else len(real)
-    real, fake = _widened(real.detach()), _widened(fake.detach())
+    real, fake = _widened(real), _widened(fake)
     mix = torch.rand((num_draws, 1, 1, 1), generator=generator).to(real, non_blocking=True)
     gradient = _gradient(critic, torch.lerp(fake, real, mix))
     if center == 0:

@@ -1,4 +1,4 @@
-"""The small parts that generators and discriminators share: normalisation, padding, upsampling, memory layout.
+"""The small parts that generators and discriminators share: normalisation, padding, upsampling, spectral norm.
 
 Everything here is a plain module of PyTorch or a few lines around one; images are N x C x H x W throughout.
 """
@@ -20,19 +20,6 @@ PaddingName = Literal["reflect", "zero", "replicate"]
 _PAD_MODES: dict[PaddingName, str] = {"reflect": "reflect", "zero": "constant", "replicate": "replicate"}
 
 
-def training_memory_format(device: torch.device) -> torch.memory_format:
-    """Layout of networks and images while training: channels_last on NVIDIA GPUs, contiguous elsewhere.
-
-    Measured on the CPU: the backward pass of `F.group_norm` (see `InstanceNorm`) is much slower in channels_last.
-    """
-    return torch.channels_last if device.type == "cuda" else torch.contiguous_format
-
-
-def inference_memory_format(device: torch.device) -> torch.memory_format:
-    """Layout of networks and images while translating: channels_last on CPU and NVIDIA GPUs, contiguous elsewhere."""
-    return torch.channels_last if device.type in ("cpu", "cuda") else torch.contiguous_format
-
-
 def autocast_off(device: torch.device) -> AbstractContextManager[object]:
     """Inside, operations keep the dtype of what they are given, also under an outer `torch.autocast`."""
     if torch.is_autocast_enabled(device.type):
@@ -45,7 +32,7 @@ class InstanceNorm(nn.Module):
 
     Computed as a group norm with one channel a group, the same function: on the CPU `F.instance_norm` gives a wrong
     input gradient for channels_last tensors of batch size 1. It has no parameters and no entries in the state dict.
-    bf16 and fp16 come out as they went in, with sums in fp32 inside; autocast, left to itself, would widen them.
+    bf16 and fp16 come out as they went in, with sums in fp32 inside; on GPUs autocast would widen them.
     """
 
     def __init__(self, channels: int, eps: float = 1e-5) -> None:

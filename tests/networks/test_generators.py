@@ -11,7 +11,7 @@ from torch import nn
 from cyclestyle.config.rules import generator_minimum
 from cyclestyle.config.schema import GeneratorConfig
 from cyclestyle.networks.build import build_generator, count_parameters
-from cyclestyle.networks.resnet_generator import ResnetGenerator
+from cyclestyle.networks.resnet_generator import ResnetBlock, ResnetGenerator
 from cyclestyle.networks.unet_generator import UnetGenerator
 
 UPSAMPLES = ["transpose", "resize", "subpixel"]
@@ -155,6 +155,15 @@ def assert_trains(generator: nn.Module, height: int, width: int) -> None:
         assert parameter.grad.isfinite().all(), name
         if name.endswith("weight"):  # instance norm takes biases away again, so theirs may be zero
             assert parameter.grad.abs().max() > 0, name
+
+
+def test_resnet_block_adds_to_its_input():
+    """Silenced convolutions leave the input as it is, negative values too: no activation after the sum."""
+    block = ResnetBlock(2, norm="none", padding="reflect", dropout=0.0)
+    for parameter in block.parameters():
+        nn.init.zeros_(parameter)
+    x = torch.randn(1, 2, 4, 4)
+    assert block(x).equal(x)
 
 
 @pytest.mark.parametrize(("upsample", "norm", "padding"), list(itertools.product(UPSAMPLES, NORMS, PADDINGS)))

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from cyclestyle.networks.build import inference_memory_format, training_memory_format
 from cyclestyle.networks.initialize import initialize
 from cyclestyle.networks.layers import (
     Conv2d,
@@ -18,9 +19,7 @@ from cyclestyle.networks.layers import (
     ResizeConv,
     SubpixelConv,
     apply_spectral_norm,
-    inference_memory_format,
     make_upsample,
-    training_memory_format,
 )
 
 LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
@@ -101,6 +100,33 @@ def test_padding_and_resizing_keep_half_precision(padding):
     with torch.autocast("cpu", torch.bfloat16):
         assert Pad(padding, 1)(x).dtype == torch.bfloat16
         assert ResizeConv(2, 3, padding=padding, bias=True)(x).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize(
+    ("function", "module"),
+    [("group_norm", InstanceNorm(2)), ("interpolate", ResizeConv(2, 2, padding="zero", bias=True))],
+)
+def test_autocast_is_off_where_gpus_would_widen(monkeypatch, function, module):
+    """Autocast leaves these alone on the CPU, so what is looked at is whether it is on when they are called."""
+    original, seen = getattr(F, function), []
+
+    def recorded(*args, **kwargs):
+        seen.append(torch.is_autocast_enabled("cpu"))
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(F, function, recorded)
+    with torch.autocast("cpu", torch.bfloat16):
+        module(torch.randn(1, 2, 4, 4))
+        assert torch.is_autocast_enabled("cpu")
+    assert seen == [False]
+
+
+def test_resize_is_bilinear():
+    """Half-pixel centres: between 0 and 4 lie 1 and 3. The convolution here passes its centre on."""
+    up = ResizeConv(1, 1, padding="zero", bias=False)
+    nn.init.zeros_(up.conv.weight)
+    up.conv.weight.data[0, 0, 1, 1] = 1
+    assert up(torch.tensor([[[[0.0, 4.0]]]]))[0, 0].tolist() == [[0, 1, 3, 4], [0, 1, 3, 4]]
 
 
 @pytest.mark.parametrize("kernel_size", [3, 4])
