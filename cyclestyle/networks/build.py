@@ -73,7 +73,7 @@ def count_parameters(module: nn.Module) -> int:
 def training_memory_format(device: torch.device) -> torch.memory_format:
     """Layout of networks and images while training: channels_last on NVIDIA GPUs, contiguous elsewhere.
 
-    Measured on the CPU: the backward pass of `F.group_norm` (see `layers.InstanceNorm`) is much slower in channels_last.
+    Measured on the CPU: the backward pass of `layers.InstanceNorm` is much slower in channels_last.
     """
     return torch.channels_last if device.type == "cuda" else torch.contiguous_format
 
