@@ -51,3 +51,15 @@ def test_the_small_ones_use_the_sample_set(name: str) -> None:
     config = load_config(CONFIGS / f"{name}.yaml")
     assert config.data.root == SAMPLE_ROOT
     assert (config.data.a.name, config.data.b.name) == ("photo", "painting")
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_it_trains_two_steps(path: Path, dataset: Path, tmp_path: Path) -> None:
+    """As it ships but for the pictures and the length."""
+    import cyclestyle
+
+    settings = [f"data.root={dataset}", f"output_dir={tmp_path}", "train.steps=2", "log.num_samples=1"]
+    run = cyclestyle.train(load_config(path, settings))
+    assert (run / "checkpoints" / "step_00000002.pt").is_file()
+    assert len(list((run / "translators").iterdir())) == 2
+    assert len(list((run / "samples").glob("step_00000002_*.png"))) == 2
