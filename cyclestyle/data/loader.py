@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
+import os
 import shutil
 import signal
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from cyclestyle.batch import UnpairedBatch
 from cyclestyle.config.schema import DataConfig
@@ -78,9 +81,15 @@ class Data:
             generator=torch.Generator(),
             multiprocessing_context=self.start_method if self.num_workers > 0 else None,
         )
-        for batch, failures in loader:
-            self._note(failures)
-            yield batch
+        iterator = iter(loader)
+        try:
+            for batch, failures in iterator:
+                self._note(failures)
+                yield batch
+        finally:
+            # Now, and not when the last traceback that mentions the iterator is forgotten: that may be never.
+            if isinstance(iterator, _MultiProcessingDataLoaderIter):
+                iterator._shutdown_workers()
 
     def _note(self, failures: Sequence[BadFile]) -> None:
         """Remember and name files that broke since the start, each once."""
@@ -191,12 +200,22 @@ def _as_it_is(batch: Any) -> Any:
 
 
 def _ignore_signals(_worker: int) -> None:
-    """Ctrl-C and a SIGTERM to the whole group are for the main process, which still wants to save.
+    """In a worker: Ctrl-C and a SIGTERM to the whole group are for the main process, which still wants to save.
 
-    Workers end when it closes their queue, or when they notice, within seconds, that it is gone.
+    Workers end when it closes their queue, sends them SIGTERM itself (as it does at its own end: one that ignored this
+    would be waited for without end), or when they notice, within seconds, that it is gone.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    main = multiprocessing.parent_process()
+    if main is not None and hasattr(signal, "sigwaitinfo"):  # elsewhere a SIGTERM ends the worker
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_end_when_told_by, args=(main.pid,), daemon=True).start()
+
+
+def _end_when_told_by(pid: int | None) -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != pid:
+        pass
+    os._exit(0)
 
 
 def _check(folder: DomainFolders, config: DataConfig, key: str) -> Checked:
