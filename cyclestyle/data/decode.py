@@ -31,6 +31,7 @@ from PIL import (
     WebPImagePlugin,
 )
 
+from cyclestyle.data.pixels import depth_of, fit_channels, to_unsigned, turn_upright
 from cyclestyle.errors import DataError
 
 # Imported above, so that Pillow knows them before threads start; it would look for plugins in the middle of the first.
@@ -83,7 +84,7 @@ def read_header(path: Path, channels: int) -> Header:
         _refuse_foreign(start)
         if start.startswith(_NPY):
             array = _open_npy(path, channels)
-            return Header(array.shape[0], array.shape[1], _depth(array.dtype))
+            return Header(array.shape[0], array.shape[1], depth_of(array.dtype))
         if start.startswith(_TIFF):
             with path.open("rb") as file:
                 return _tiff_header(file, channels)
@@ -101,8 +102,8 @@ def _decode(path: Path, channels: int) -> np.ndarray:
     _refuse_foreign(data)
     if data.startswith(_NPY):
         array = _open_npy(path, channels)
-        samples = _to_unsigned(array)
-        return samples if channels not in (1, 3) else _fit(samples, channels, alpha=samples.shape[2] in (2, 4))
+        samples = to_unsigned(array)
+        return samples if channels not in (1, 3) else fit_channels(samples, channels, alpha=samples.shape[2] in (2, 4))
     if data.startswith(_TIFF):
         return _decode_tiff(data, channels)
     _refuse_channels(channels)
@@ -116,21 +117,21 @@ def _decode_pillow(data: bytes, channels: int) -> np.ndarray:
     with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
         image.load()
         if _is_deep_png(data):
-            samples = _turn(_opencv(data), _orientation(image))
-            return _fit(samples, channels, alpha=samples.shape[2] == 4)
+            samples = turn_upright(_opencv(data), _orientation(image))
+            return fit_channels(samples, channels, alpha=samples.shape[2] == 4)
         upright = _upright(image)
         has_alpha = upright.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in upright.info
         if upright.mode.startswith(("I", "F")):
             samples = np.asarray(upright)[:, :, None]
             if upright.mode == "I" and upright.format == "PNG":  # Pillow before 11: 16 bits in 32
                 samples = samples.astype(np.uint16)
-            return _fit(_to_unsigned(samples), channels)
+            return fit_channels(to_unsigned(samples), channels)
         if has_alpha:
             grey = upright.mode in ("1", "L", "LA", "La")
             straight = upright.convert("LA" if grey and upright.mode != "La" else "RGBA")
-            return _fit(np.asarray(straight), channels, alpha=True)
+            return fit_channels(np.asarray(straight), channels, alpha=True)
         plain = upright.convert("L" if upright.mode in ("1", "L") else "RGB")
-        return _fit(np.asarray(plain).reshape(plain.height, plain.width, -1), channels)
+        return fit_channels(np.asarray(plain).reshape(plain.height, plain.width, -1), channels)
 
 
 def _opencv(data: bytes) -> np.ndarray:
@@ -178,7 +179,7 @@ def _decode_tiff(data: bytes, channels: int) -> np.ndarray:
         page = tiff.pages[0]
         _refuse_bomb(*_page_size(page))
         if channels not in (1, 3):
-            return _turn(_to_unsigned(_many_channels(tiff, channels)), _page_orientation(page))
+            return turn_upright(to_unsigned(_many_channels(tiff, channels)), _page_orientation(page))
         if page.dtype is None or page.dtype.itemsize == 1:  # Pillow knows more compressions and colour spaces
             return _decode_pillow(data, channels)
         try:
@@ -187,8 +188,8 @@ def _decode_tiff(data: bytes, channels: int) -> np.ndarray:
             if "imagecodecs" not in str(error):
                 raise
             samples = _opencv(_without_orientation(data, page))
-        colour, alpha = _tiff_colour(_to_unsigned(samples), page)
-        return _fit(_turn(colour, _page_orientation(page)), channels, alpha=alpha)
+        colour, alpha = _tiff_colour(to_unsigned(samples), page)
+        return fit_channels(turn_upright(colour, _page_orientation(page)), channels, alpha=alpha)
 
 
 def _tiff_header(file: Any, channels: int) -> Header:
@@ -198,7 +199,7 @@ def _tiff_header(file: Any, channels: int) -> Header:
     with tifffile.TiffFile(file) as tiff:
         page = tiff.pages[0]
         height, width = _page_size(page)
-        dtype = _depth(page.dtype or np.dtype(np.uint8))
+        dtype = depth_of(page.dtype or np.dtype(np.uint8))
         if channels not in (1, 3) and page.samplesperpixel != channels:
             shape = tiff.series[0].shape
             rest = list(shape)
@@ -293,58 +294,6 @@ def _open_npy(path: Path, channels: int) -> np.ndarray:
     if (array.shape[2] != channels) if channels not in (1, 3) else (array.shape[2] > 4):
         raise ValueError(f"has {array.shape[2]} channels, but data.channels is {channels}")
     return array
-
-
-# ---------------------------------------------------------------------------------------------- arithmetic
-
-
-def _fit(samples: np.ndarray, channels: int, *, alpha: bool = False) -> np.ndarray:
-    """H x W x `channels` (1 or 3) of H x W x (1 to 4) uint8 or uint16; with `alpha` the last lies over white."""
-    top = int(np.iinfo(samples.dtype).max)
-    if alpha:
-        opacity = samples[..., -1:].astype(np.uint32)  # wide enough: top * top + top / 2 < 2**32
-        over_white = samples[..., :-1] * opacity + top * (top - opacity)
-        samples = ((over_white + top // 2) // top).astype(samples.dtype)
-    if samples.shape[2] == channels:
-        return samples.copy() if samples.base is not None else samples
-    if channels == 3:
-        return samples.repeat(3, axis=2)
-    # ITU-R 601-2 luma in 16-bit fixed point, as Pillow has it; the weights sum to 2**16, so that white stays white.
-    red, green, blue = (samples[..., i : i + 1].astype(np.uint32) for i in range(3))
-    return ((red * 19595 + green * 38470 + blue * 7471 + 0x8000) >> 16).astype(samples.dtype)
-
-
-def _to_unsigned(samples: np.ndarray) -> np.ndarray:
-    """Any real dtype to uint8 (from 8 bits and bool) or uint16, by the dtype's range; floats by [0, 1]."""
-    kind, out = samples.dtype.kind, _depth(samples.dtype)
-    top = np.iinfo(out).max
-    if kind == "b":
-        return samples.astype(np.uint8) * np.uint8(255)
-    if kind == "u" and samples.dtype.itemsize <= 2:
-        return samples.astype(out)  # also from the other byte order
-    if kind in "iu":
-        if kind == "i" and samples.min() < 0:
-            raise ValueError(f"holds negative values ({samples.min()}); needed: 0 and above")
-        return np.rint(samples.astype(np.float64) * (top / np.iinfo(samples.dtype).max)).astype(out)
-    if kind == "f":
-        low, high = float(samples.min()), float(samples.max())  # nan if there is any
-        if not (low >= 0.0 and high <= 1.0):
-            raise ValueError(f"holds floating-point values from {low:g} to {high:g}; needed: 0 (black) to 1 (white)")
-        return np.rint(samples.astype(np.float64) * top).astype(out)
-    raise ValueError(f"holds values of type {samples.dtype}; needed: integers or floating point")
-
-
-def _depth(dtype: np.dtype) -> np.dtype:
-    """uint8 or uint16: what `_to_unsigned` makes of a dtype."""
-    return np.dtype(np.uint8 if dtype.itemsize == 1 else np.uint16)
-
-
-def _turn(samples: np.ndarray, orientation: int) -> np.ndarray:
-    """Upright H x W x C, for an EXIF orientation of 1 to 8."""
-    if orientation >= 5:
-        samples = samples.swapaxes(0, 1)
-    rows_reversed, columns_reversed = orientation in (3, 4, 7, 8), orientation in (2, 3, 6, 7)
-    return samples[:: -1 if rows_reversed else 1, :: -1 if columns_reversed else 1]
 
 
 # ---------------------------------------------------------------------------------------------- refusals

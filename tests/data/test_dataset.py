@@ -88,7 +88,7 @@ def test_the_cache_changes_nothing(files):
     plain, (_, kept) = UnpairedDataset(*files, CONFIG, seed=4), cached(files)
     for path in [*files[0], *files[1]]:
         path.unlink()  # and is really used
-    with pytest.raises(DataError, match="no image of domain a can be read any more"):
+    with pytest.raises(DataError, match=r"no image of domain a can be read any more"):
         plain[0]
     first = [kept[position] for position in range(20)]
     for names, seed in zip(files, (1, 2), strict=True):
@@ -132,10 +132,12 @@ def test_a_file_that_breaks_is_replaced_by_the_next_with_and_without_cache(files
 # ------------------------------------------------------------------------------------------ cache
 
 
+DEPTHS = (((3, 5, 1), np.uint8), ((7, 3, 3), np.uint16), ((1, 1, 5), np.uint8), ((2, 2, 2), np.uint16))
+
+
 def test_cache_holds_images_of_both_depths():
     rng = np.random.default_rng(0)
-    pixels = [rng.integers(0, 200, shape).astype(dtype) for shape, dtype in
-              (((3, 5, 1), np.uint8), ((7, 3, 3), np.uint16), ((1, 1, 5), np.uint8), ((2, 2, 2), np.uint16))]  # fmt: skip
+    pixels = [rng.integers(0, 200, shape).astype(dtype) for shape, dtype in DEPTHS]
     cache = ImageCache([each.shape for each in pixels], [each.dtype for each in pixels])
     for i in (2, 0, 3, 1):
         cache.put(i, pixels[i])
@@ -145,7 +147,7 @@ def test_cache_holds_images_of_both_depths():
         cache.get(i)[:] = 0
         np.testing.assert_array_equal(cache.get(i), expected)
     assert cache.num_bytes == sum(stored_bytes(each.shape, each.dtype) for each in pixels) == 4 * 64 + 64
-    with pytest.raises(DataError, match="header promises"):
+    with pytest.raises(DataError, match=r"header promises"):
         cache.put(0, pixels[1])
 
 
@@ -213,11 +215,11 @@ def test_too_many_broken_files_end_the_start(tmp_path):
     assert message.count("empty (0 bytes)") == 10
     assert message.endswith("; and 5 more")
     assert len(check_images(files, DataConfig(max_bad_fraction=0.5), "photo", "k").bad) == 15
-    with pytest.raises(DataError, match="3 of 3"):
+    with pytest.raises(DataError, match=r"3 of 3"):
         check_images(files[:3], DataConfig(max_bad_fraction=1.0), "photo", "k")
     truncate(files[3])
     truncate(files[4])
-    with pytest.raises(DataError, match="2 of 3 images"):
+    with pytest.raises(DataError, match=r"2 of 3 images"):
         read_images(check_images(files[3:6], CONFIG, "photo", "k"), CONFIG, "photo", "k")
 
 

@@ -30,13 +30,13 @@ def save(path, pixels, mode=None, **options):
     return path
 
 
-def png(path, width, height, depth, colour_type, rows, *chunks):
+def png(path, size, depth, colour_type, rows, *chunks):
     """A PNG written by hand: Pillow cannot write every kind."""
 
     def chunk(name, data):
         return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
 
-    body = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour_type, 0, 0, 0))
+    body = chunk(b"IHDR", struct.pack(">IIBBBBB", *size, depth, colour_type, 0, 0, 0))
     body += b"".join(chunk(*each) for each in chunks)
     body += chunk(b"IDAT", zlib.compress(b"".join(b"\0" + row for row in rows))) + chunk(b"IEND", b"")
     path.write_bytes(b"\x89PNG\r\n\x1a\n" + body)
@@ -194,7 +194,7 @@ def test_exif_orientation_of_deep_png(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6
     rows = [row.astype(">u2").tobytes() for row in DEEP_RGB]
-    path = png(tmp_path / "x.png", 3, 2, 16, 2, rows, (b"eXIf", exif.tobytes()[6:]))
+    path = png(tmp_path / "x.png", (3, 2), 16, 2, rows, (b"eXIf", exif.tobytes()[6:]))
     check(path, 3, turned_by_hand(DEEP_RGB, 6))
 
 
@@ -218,7 +218,7 @@ def test_16_bit_grey_stays_16_bit(tmp_path):
 
 def test_16_bit_rgb_png(tmp_path):
     rows = [row.astype(">u2").tobytes() for row in DEEP_RGB]
-    path = png(tmp_path / "x.png", 3, 2, 16, 2, rows)
+    path = png(tmp_path / "x.png", (3, 2), 16, 2, rows)
     assert np.asarray(Image.open(path)).dtype == np.uint8  # what Pillow alone would make of it
     check(path, 3, DEEP_RGB)
     weights = np.array([19595, 38470, 7471], np.uint64)  # 65536 * (0.299, 0.587, 0.114)
@@ -229,9 +229,9 @@ def test_16_bit_rgb_png(tmp_path):
 def test_16_bit_png_with_alpha(tmp_path):
     # 13107 is a fifth of 65535: 100 / 5 + 65535 * 4 / 5 = 52448
     rgba = np.array([[[100, 100, 100, 13107], [1, 2, 3, 65535]]], ">u2")
-    path = png(tmp_path / "rgba.png", 2, 1, 16, 6, [row.tobytes() for row in rgba])
+    path = png(tmp_path / "rgba.png", (2, 1), 16, 6, [row.tobytes() for row in rgba])
     check(path, 3, np.array([[[52448, 52448, 52448], [1, 2, 3]]], np.uint16))
-    path = png(tmp_path / "la.png", 2, 1, 16, 4, [row[:, 2:].tobytes() for row in rgba])
+    path = png(tmp_path / "la.png", (2, 1), 16, 4, [row[:, 2:].tobytes() for row in rgba])
     check(path, 1, np.array([[[52448], [3]]], np.uint16))
 
 
@@ -302,7 +302,7 @@ def test_floats_from_0_to_1(tmp_path, dtype):
     check(path, 1, np.array([[[0], [16384], [32768], [65535]]], np.uint16))
     for bad in (1.5, -0.5, np.nan, np.inf):
         tifffile.imwrite(path, np.array([[0, bad]], dtype))
-        with pytest.raises(DataError, match="floating-point values from .* needed: 0 .black. to 1"):
+        with pytest.raises(DataError, match=r"floating-point values from .* needed: 0 .black. to 1"):
             decode(path, 1)
 
 
@@ -332,15 +332,15 @@ def test_channels_must_be_as_many(tmp_path):
     tifffile.imwrite(path, np.zeros((8, 9, 4), np.uint8), photometric="rgb", extrasamples=["unassalpha"])
     with pytest.raises(DataError, match=r"x.tif: holds .*4.* data.channels is 5"):
         decode(path, 5)
-    with pytest.raises(DataError, match="data.channels is 5"):
+    with pytest.raises(DataError, match=r"data.channels is 5"):
         read_header(path, 5)
     tifffile.imwrite(path, np.zeros((8, 9, 5), np.uint16), photometric="minisblack", planarconfig="contig")
-    with pytest.raises(DataError, match="has 5 channels, but data.channels is 1 or 3"):
+    with pytest.raises(DataError, match=r"has 5 channels, but data.channels is 1 or 3"):
         decode(path, 3)
-    with pytest.raises(DataError, match="only TIFF and .npy"):
+    with pytest.raises(DataError, match=r"only TIFF and .npy"):
         decode(save(tmp_path / "x.png", np.zeros((8, 9, 4), np.uint8)), 4)
     np.save(tmp_path / "x.npy", np.zeros((8, 9, 4), np.uint8))
-    with pytest.raises(DataError, match="has 4 channels, but data.channels is 5"):
+    with pytest.raises(DataError, match=r"has 4 channels, but data.channels is 5"):
         decode(tmp_path / "x.npy", 5)
 
 
@@ -378,11 +378,11 @@ def test_npy_that_is_refused(tmp_path):
         (np.array([["a"]]), "type"),
     ):
         np.save(path, array, allow_pickle=True)
-        with pytest.raises(DataError, match=f"x.npy: .*{reason}"):
+        with pytest.raises(DataError, match=rf"x.npy: .*{reason}"):
             decode(path, 1)
     np.save(path, np.zeros((64, 64)))
     path.write_bytes(path.read_bytes()[:-8])
-    with pytest.raises(DataError, match="x.npy"):
+    with pytest.raises(DataError, match=r"x.npy"):
         read_header(path, 1)  # the header claims more than there is
 
 
@@ -414,7 +414,7 @@ def test_truncated_deep_files(tmp_path):
     noise = np.random.default_rng(0).integers(0, 65535, (64, 64, 3), dtype=np.uint16)
     tifffile.imwrite(tmp_path / "x.tif", noise, photometric="rgb")
     broken(tmp_path, "x.tif", (tmp_path / "x.tif").read_bytes()[:9000])
-    path = png(tmp_path / "x.png", 64, 64, 16, 2, [row.astype(">u2").tobytes() for row in noise])
+    path = png(tmp_path / "x.png", (64, 64), 16, 2, [row.astype(">u2").tobytes() for row in noise])
     broken(tmp_path, "x.png", path.read_bytes()[:9000])
 
 
@@ -424,9 +424,9 @@ def test_not_images(tmp_path):
     assert "HEIC" in broken(tmp_path, "x.jpg", b"\0\0\0\x18ftypheic" + b"\0" * 32)
     broken(tmp_path, "x.tif", b"II*\0" + b"\xff" * 20)
     broken(tmp_path, "x.npy", b"\x93NUMPY\x01\0")
-    with pytest.raises(DataError, match="No such file"):
+    with pytest.raises(DataError, match=r"No such file"):
         decode(tmp_path / "absent.png", 3)
-    with pytest.raises(DataError, match="directory"):
+    with pytest.raises(DataError, match=r"directory"):
         decode(tmp_path, 3)
 
 
@@ -434,10 +434,10 @@ def test_decompression_bombs(tmp_path, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
     large = np.zeros((15, 15, 3), np.uint8)
     for path in (save(tmp_path / "x.png", large), save(tmp_path / "x.tif", large)):
-        with pytest.raises(DataError, match="limit of 200"):
+        with pytest.raises(DataError, match=r"limit of 200"):
             decode(path, 3)
     np.save(tmp_path / "x.npy", large)
-    with pytest.raises(DataError, match="limit of 200"):
+    with pytest.raises(DataError, match=r"limit of 200"):
         decode(tmp_path / "x.npy", 3)
     # between the limit and twice the limit Pillow only warns, and we say nothing
     check(save(tmp_path / "fine.png", large[:10, :12]), 3, large[:10, :12])

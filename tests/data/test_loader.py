@@ -124,7 +124,7 @@ def test_when_nothing_can_be_read_any_more(tmp_path, num_workers):
     data = build_data(replace(make_set(tmp_path), cache="off", num_workers=num_workers), seed=0, device_type="cpu")
     for path in (tmp_path / "trainA").iterdir():
         path.unlink()
-    with pytest.raises(DataError, match="no image of domain a can be read any more"):
+    with pytest.raises(DataError, match=r"no image of domain a can be read any more"):
         list(data.batches(0, 1, 1))
 
 
@@ -144,7 +144,7 @@ def test_how_many_workers(tmp_path, monkeypatch):
     monkeypatch.setattr(loader_module, "num_cores", lambda: 1)
     assert chosen("cuda", num_workers="auto", cache="off") == 1
     for wrong in ("many", -1):
-        with pytest.raises(ConfigError, match="data.num_workers: got .*needed: auto or a number"):
+        with pytest.raises(ConfigError, match=r"data.num_workers: got .*needed: auto or a number"):
             chosen("cpu", num_workers=wrong)
 
 
@@ -163,7 +163,7 @@ def test_too_little_shared_memory(tmp_path, monkeypatch, caplog):
 def test_what_cannot_be_trained_on_is_refused_before_reading(tmp_path, monkeypatch):
     config = make_set(tmp_path)
     monkeypatch.setattr(loader_module, "find_folders", lambda _: pytest.fail("looked at folders first"))
-    with pytest.raises(ConfigError, match="data.augment"):
+    with pytest.raises(ConfigError, match=r"data.augment"):
         build_data(replace(config, augment=({"name": "Nonsense"},)), seed=0, device_type="cpu")
 
 
@@ -171,7 +171,7 @@ def test_augmentation_is_tried_on_the_kind_of_images_there_are(tmp_path):
     config = replace(make_set(tmp_path), augment=({"name": "ColorJitter"},))
     build_data(config, seed=0, device_type="cpu")
     Image.fromarray(np.zeros((20, 20), np.uint16)).save(tmp_path / "trainA" / "deep.png")
-    with pytest.raises(ConfigError, match="ColorJitter does not work on uint16"):
+    with pytest.raises(ConfigError, match=r"ColorJitter does not work on uint16"):
         build_data(config, seed=0, device_type="cpu")
 
 
@@ -215,7 +215,7 @@ print(*[child.pid for child in mp.active_children()], flush=True)
 for batch in batches:
     if Path(sys.argv[1], "stop").exists():
         print("stopped", flush=True)
-        kept = iter(batches)  # still open at exit: multiprocessing then ends the workers with SIGTERM and waits for them
+        kept = iter(batches)  # still open at exit: multiprocessing ends the workers with SIGTERM and waits
         break
 """
 

@@ -79,7 +79,7 @@ def test_every_channel_for_itself():
 
 
 def test_a_thread_of_pixels_is_refused():
-    with pytest.raises(DataError, match="5000 x 1 pixels would become 120000 x 24; .*data.resize: squash"):
+    with pytest.raises(DataError, match=r"5000 x 1 pixels would become 120000 x 24; .*data.resize: squash"):
         build_resize(config())(noise((1, 5000, 3)))
     assert build_resize(config(resize="squash"))(noise((1, 5000, 3))).shape == (24, 24, 3)
 
@@ -204,7 +204,7 @@ def test_unknown_names_and_arguments():
     assert "strength" in refused({"name": "ColorJitter", "strength": 3})
     assert "brightness" in refused({"name": "ColorJitter", "brightness": -3}, dtypes=())
     assert "needs a name" in refused({"p": 0.3})
-    with pytest.raises(ConfigError, match="strength"):
+    with pytest.raises(ConfigError, match=r"strength"):
         build_augment(config(augment=({"name": "ColorJitter", "strength": 3},)))
 
 
