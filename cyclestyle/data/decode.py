@@ -201,10 +201,7 @@ def _tiff_header(file: Any, channels: int) -> Header:
         height, width = _page_size(page)
         dtype = depth_of(page.dtype or np.dtype(np.uint8))
         if channels not in (1, 3) and page.samplesperpixel != channels:
-            shape = tiff.series[0].shape
-            rest = list(shape)
-            del rest[_channel_axis(shape, tiff.series[0].axes, channels)]
-            height, width = [size for size in rest if size != 1] if 1 in rest and len(rest) > 2 else rest
+            _, height, width = _stack_layout(tiff.series[0], channels)
         _refuse_bomb(height, width)
         if _page_orientation(page) >= 5:
             height, width = width, height
@@ -216,21 +213,21 @@ def _many_channels(tiff: Any, channels: int) -> np.ndarray:
     page = tiff.pages[0]
     if page.samplesperpixel == channels:
         return _channels_last(page.asarray(), page.axes)
-    series = tiff.series[0]
-    axis = _channel_axis(series.shape, series.axes, channels)  # before reading: a stack may be huge
-    samples = np.moveaxis(series.asarray(), axis, -1)
-    return samples.reshape(*[size for size in samples.shape[:-1] if size != 1] or (1, 1), channels)
+    axis, height, width = _stack_layout(tiff.series[0], channels)  # before reading: a stack may be huge
+    return np.moveaxis(tiff.series[0].asarray(), axis, -1).reshape(height, width, channels)
 
 
-def _channel_axis(shape: tuple[int, ...], axes: str, channels: int) -> int:
-    """Which axis of a TIFF's array holds the channels: the one the file names so, else the only one that can be."""
-    named = [i for i, letter in enumerate(axes) if letter in "SC" and shape[i] != 1]
+def _stack_layout(series: Any, channels: int) -> tuple[int, int, int]:
+    """Channel axis, height and width of a TIFF's pages together: the axis the file names so, else the one that fits."""
+    shape: tuple[int, ...] = series.shape
+    named = [i for i, letter in enumerate(series.axes) if letter in "SC" and shape[i] != 1]
     likely = named or [i for i, size in enumerate(shape) if size == channels]
-    rest = [size for size in shape if size != 1]
-    if len(rest) > 3 or not likely or shape[likely[-1]] != channels:
-        size = " x ".join(str(size) for size in shape)
-        raise ValueError(f"holds {size} values, but data.channels is {channels}")
-    return likely[-1] if likely[-1] == len(shape) - 1 else likely[0]
+    if likely:
+        axis = likely[-1] if likely[-1] == len(shape) - 1 else likely[0]
+        others = [size for i, size in enumerate(shape) if i != axis]
+        if shape[axis] == channels and len(others) >= 2 and all(size == 1 for size in others[:-2]):
+            return axis, others[-2], others[-1]
+    raise ValueError(f"holds {' x '.join(map(str, shape))} values, but data.channels is {channels}")
 
 
 def _tiff_colour(samples: np.ndarray, page: Any) -> tuple[np.ndarray, bool]:

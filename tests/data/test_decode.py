@@ -110,9 +110,9 @@ def test_palette_with_transparency(tmp_path):
 
 
 def test_alpha_lies_over_white(tmp_path):
-    # 51 of 255 is a fifth: 100 / 5 + 255 * 4 / 5 = 224; 0 -> 204
-    rgba = np.array([[[100, 0, 255, 51], [100, 0, 255, 0], [100, 0, 255, 255]]], np.uint8)
-    expected = np.array([[[224, 204, 255], [255, 255, 255], [100, 0, 255]]], np.uint8)
+    # 51 of 255 is a fifth: 100 / 5 + 255 * 4 / 5 = 224; 0 -> 204. 255 - (255 - 100) * 101 / 255 = 193.6, 0 -> 154
+    rgba = np.array([[[100, 0, 255, 51], [100, 0, 255, 0], [100, 0, 255, 255], [100, 0, 255, 101]]], np.uint8)
+    expected = np.array([[[224, 204, 255], [255, 255, 255], [100, 0, 255], [194, 154, 255]]], np.uint8)
     for suffix in ("png", "tif"):
         check(save(tmp_path / f"x.{suffix}", rgba, "RGBA"), 3, expected)
     la = Image.merge("LA", [Image.fromarray(rgba[:, :, 0]), Image.fromarray(rgba[:, :, 3])])
@@ -325,6 +325,11 @@ def test_five_channels_of_tiff(tmp_path, dtype):
             array = planes[None, None]  # noqa: PLW2901
         tifffile.imwrite(path, array, **options)
         check(path, 5, pixels)
+    tifffile.imwrite(path, planes[:, :1], photometric="minisblack")  # one row
+    check(path, 5, pixels[:1])
+    tifffile.imwrite(path, np.stack([planes, planes]), photometric="minisblack")  # which of the two?
+    with pytest.raises(DataError, match=r"holds 2 x 5 x 7 x 6 values, but data.channels is 5"):
+        decode(path, 5)
 
 
 def test_channels_must_be_as_many(tmp_path):
