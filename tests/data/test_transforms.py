@@ -205,9 +205,10 @@ def test_unknown_names_and_arguments():
     assert "strength" in refused({"name": "ColorJitter", "strength": 3})
     assert "brightness" in refused({"name": "ColorJitter", "brightness": -3}, dtypes=())
     assert "needs a name" in refused({"p": 0.3})
-    with warnings.catch_warnings(), pytest.raises(ConfigError, match=r"strength"):
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # as outside of tests: albumentations itself would only warn
-        build_augment(config(augment=({"name": "ColorJitter", "strength": 3},)))
+        with pytest.raises(ConfigError, match=r"strength"):
+            build_augment(config(augment=({"name": "ColorJitter", "strength": 3},)))
 
 
 def test_transforms_that_break_the_contract():
