@@ -142,17 +142,18 @@ def build_data(config: DataConfig, *, seed: int, device_type: str, start_method:
     )
 
 
-def load_fixed(files: Sequence[Path], config: DataConfig, count: int) -> list[np.ndarray]:
+def load_fixed(files: Sequence[Path], config: DataConfig, count: int, size: int) -> list[np.ndarray]:
     """A few images, always the same, for sample grids.
 
     Args:
         files: to choose from, evenly over the list; broken ones are passed over.
         count: how many, fewer if there are not so many.
+        size: pixels of each side.
 
     Returns:
-        crop_size x crop_size x C each, uint8 or uint16: resized as for training, the middle cut out.
+        size x size x C each, uint8 or uint16: resized as for training, the middle cut out.
     """
-    resize, crop = build_resize(config), build_center_crop(config)
+    resize, crop = build_resize(config), build_center_crop(size)
     count = min(count, len(files))
     chosen: list[np.ndarray] = []
     for share in range(count):

@@ -95,9 +95,9 @@ def build_augment(config: DataConfig) -> Augment:
     return Augment(config)
 
 
-def build_center_crop(config: DataConfig) -> Callable[[np.ndarray], np.ndarray]:
-    """The middle crop_size x crop_size of H x W x C pixels; smaller images are continued by reflection."""
-    crop = A.Compose([_crop(A.CenterCrop, config.crop_size)])
+def build_center_crop(size: int) -> Callable[[np.ndarray], np.ndarray]:
+    """The middle size x size of H x W x C pixels; smaller images are continued by reflection."""
+    crop = A.Compose([_crop(A.CenterCrop, size)])
     return lambda pixels: crop(image=pixels)["image"]
 
 

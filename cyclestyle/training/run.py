@@ -16,7 +16,7 @@ import torch
 
 from cyclestyle.checkpoint import write_text
 from cyclestyle.config.loading import config_from_mapping, load_config, to_mapping, to_yaml
-from cyclestyle.config.rules import receptive_field
+from cyclestyle.config.rules import generator_stride, receptive_field
 from cyclestyle.config.schema import SAMPLE_ROOT, Config
 from cyclestyle.data.loader import Data, build_data, load_fixed
 from cyclestyle.data.synthetic import make_samples, samples_complete
@@ -34,6 +34,9 @@ from cyclestyle.training.tracker import Tracker
 from cyclestyle.training.trainer import Trainer
 
 logger = logging.getLogger("cyclestyle")
+
+# Pixels of a side: larger pictures in sample grids would take longer than the steps between them.
+_LARGEST_SAMPLE = 512
 
 # A checkpoint fits another config only where these agree; any other key may change between two starts.
 _SHAPES = (
@@ -164,9 +167,13 @@ def _build_data(config: Config, device: torch.device) -> Data:
 
 
 def _build_previews(config: Config, data: Data) -> Previews:
-    """Grids of test images; of training images where a domain has no test folder."""
+    """Grids of test images at the scale of training; of training images where a domain has no test folder."""
+    # Whole pictures say more than crops of them; networks that have seen crops take any size.
+    largest = config.data.crop_size if config.data.resize == "none" else min(config.data.load_size, _LARGEST_SAMPLE)
+    stride = generator_stride(config.generator)
+    size = max(config.data.crop_size, largest // stride * stride)
     fixed = [
-        load_fixed(folders.test_files or folders.train_files, config.data, config.log.num_samples)
+        load_fixed(folders.test_files or folders.train_files, config.data, config.log.num_samples, size)
         for folders in data.folders
     ]
     return Previews(fixed[0], fixed[1], _names(config))

@@ -189,17 +189,17 @@ def test_errors_name_the_key(tmp_path):
 def test_fixed_images_are_spread_over_the_list(tmp_path):
     config = make_set(tmp_path, num_test=10)
     files = sorted((tmp_path / "testA").iterdir())
-    fixed = load_fixed(files, config, 3)
+    fixed = load_fixed(files, config, 3, 16)
     assert [each.shape for each in fixed] == [(16, 16, 3)] * 3
-    alone = [load_fixed([path], config, 1)[0] for path in files]
+    alone = [load_fixed([path], config, 1, 16)[0] for path in files]
     places = [next(i for i, one in enumerate(alone) if np.array_equal(one, each)) for each in fixed]
     assert places == [0, 3, 6]
     with Image.open(files[0]) as image:  # 18 x 30: the shorter side is load_size already
         np.testing.assert_array_equal(alone[0], np.asarray(image)[1:17, 7:23])
     truncate(files[3])
-    np.testing.assert_array_equal(load_fixed(files, config, 3)[1], alone[4])
-    assert len(load_fixed(files, config, 99)) == 9
-    assert load_fixed([], config, 4) == []
+    np.testing.assert_array_equal(load_fixed(files, config, 3, 16)[1], alone[4])
+    assert len(load_fixed(files, config, 99, 16)) == 9
+    assert load_fixed([], config, 4, 16) == []
 
 
 CHILD = """

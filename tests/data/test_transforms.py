@@ -106,7 +106,7 @@ def test_result_is_a_crop_of_the_image_perhaps_mirrored(dtype, channels):
 @pytest.mark.parametrize("size", [(10, 30), (30, 10), (5, 5), (1, 1)])
 def test_small_images_are_continued_by_reflection(dtype, channels, size):
     pixels = noise((*size, channels), dtype)
-    for crop in (build_augment(config())(pixels, 0), build_center_crop(config())(pixels)):
+    for crop in (build_augment(config())(pixels, 0), build_center_crop(16)(pixels)):
         assert (crop.shape, crop.dtype) == ((16, 16, channels), dtype)
         assert set(np.unique(crop)) <= set(np.unique(pixels))
     # No edge that was not there: without padding values or jumps, neighbours differ as in the ramp.
@@ -116,7 +116,7 @@ def test_small_images_are_continued_by_reflection(dtype, channels, size):
 
 def test_center_crop():
     pixels = noise((20, 30, 3))
-    np.testing.assert_array_equal(build_center_crop(config())(pixels), pixels[2:18, 7:23])
+    np.testing.assert_array_equal(build_center_crop(16)(pixels), pixels[2:18, 7:23])
 
 
 def test_a_pure_function_of_pixels_and_seed():
