@@ -2,8 +2,8 @@
 
     python benchmarks/normalization.py [--threads 2] [--repeats 20]
 
-A row a tensor; milliseconds of the form that the networks use, and the others as multiples of it. `instance_norm` is timed
-on contiguous copies, since its gradient is wrong in channels_last at batch 1 on the CPU.
+A row a tensor; milliseconds of the form that the networks use, and the others as multiples of it. `instance_norm` is
+timed on contiguous copies, since its gradient is wrong in channels_last at batch 1 on the CPU.
 """
 
 from __future__ import annotations

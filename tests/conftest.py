@@ -9,7 +9,6 @@ import pytest
 import torch
 from PIL import Image
 
-
 # Tests work on tiny tensors: more threads only wait for each other.
 torch.set_num_threads(1)
 

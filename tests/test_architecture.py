@@ -83,7 +83,7 @@ def test_components_are_handed_their_own_section() -> None:
         name = path.relative_to(PACKAGE).as_posix()
         if name.startswith(("config/", "cli/")) or name in SEES_THE_WHOLE_CONFIG:
             continue
-        found = {module for module in imports(path)} & {"cyclestyle.config.schema.Config", "cyclestyle.config.loading"}
+        found = set(imports(path)) & {"cyclestyle.config.schema.Config", "cyclestyle.config.loading"}
         assert not found, f"{name} imports {found}: take the section that it needs as an argument"
 
 

@@ -16,8 +16,15 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 # The same commands on a small set, with small networks, for two steps.
-SHORTENED = ["train.steps=2", "data.load_size=32", "data.crop_size=32", "generator.filters=4", "discriminator.filters=4",
-             "discriminator.layers=1", "log.num_samples=1"]  # fmt: skip
+SHORTENED = [
+    "train.steps=2",
+    "data.load_size=32",
+    "data.crop_size=32",
+    "generator.filters=4",
+    "discriminator.filters=4",
+    "discriminator.layers=1",
+    "log.num_samples=1",
+]
 
 
 def blocks(language: str = "") -> list[str]:

@@ -1,4 +1,4 @@
-"""A run that is killed, stopped and started again is, bit for bit, the run that never stopped: through the command line."""
+"""A run that is killed, stopped and started again is, bit for bit, the run that never stopped."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from cyclestyle.config.loading import load_config
 
 ROOT = Path(__file__).parents[1]
 
-# Everything with a state of its own: dropout, pools, spectral norm, the penalty's mixing, accumulation, averages, schedule.
+# Everything with a state of its own: dropout, pools, spectral norm, the penalty's mixing, averages, schedule.
 STATEFUL = (
     "generator.dropout=0.3",
     "discriminator.spectral_norm=true",

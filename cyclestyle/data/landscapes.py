@@ -82,8 +82,16 @@ def _ground_picture(
 
 
 def _water(
-    picture: Array, ground: Ground, view: View, rows: Array, columns: Array,
-    *, scene: Scene, light: Light, textures: Textures, haze: Array,
+    picture: Array,
+    ground: Ground,
+    view: View,
+    rows: Array,
+    columns: Array,
+    *,
+    scene: Scene,
+    light: Light,
+    textures: Textures,
+    haze: Array,
 ) -> Array:
     """Lay water where the ground is below 0: mirror image about the far shore, ripples, depth, glitter."""
     size = columns.shape[1]
@@ -147,8 +155,14 @@ def _place_trees(ground: Ground, scene: Scene, size: int, rng: np.random.Generat
 
 
 def _plant(
-    picture: Array, stands: list[_Stand], view: View,
-    *, scene: Scene, light: Light, haze: Array, rng: np.random.Generator,
+    picture: Array,
+    stands: list[_Stand],
+    view: View,
+    *,
+    scene: Scene,
+    light: Light,
+    haze: Array,
+    rng: np.random.Generator,
 ) -> None:
     """Draw trees into `picture` in place, each behind the terrain that is nearer than it."""
     if not stands:

@@ -18,10 +18,28 @@ from cyclestyle.data.scenery import TEXTURE_SIZE, Array, make_textures, sample
 
 # Pigments near those of the Arles and Saint-Remy pictures (sRGB): no greys, so that haze turns blue, lilac or cream.
 _PIGMENTS = (
-    (18, 24, 48), (24, 42, 92), (30, 62, 146), (46, 96, 184), (86, 148, 206), (150, 192, 216),
-    (70, 160, 164), (30, 104, 88), (66, 108, 42), (122, 136, 46), (172, 184, 66), (244, 198, 44),
-    (250, 228, 112), (206, 150, 48), (230, 124, 36), (150, 78, 36), (176, 58, 40), (68, 46, 36),
-    (96, 80, 152), (166, 152, 200), (246, 238, 200), (122, 148, 122),
+    (18, 24, 48),
+    (24, 42, 92),
+    (30, 62, 146),
+    (46, 96, 184),
+    (86, 148, 206),
+    (150, 192, 216),
+    (70, 160, 164),
+    (30, 104, 88),
+    (66, 108, 42),
+    (122, 136, 46),
+    (172, 184, 66),
+    (244, 198, 44),
+    (250, 228, 112),
+    (206, 150, 48),
+    (230, 124, 36),
+    (150, 78, 36),
+    (176, 58, 40),
+    (68, 46, 36),
+    (96, 80, 152),
+    (166, 152, 200),
+    (246, 238, 200),
+    (122, 148, 122),
 )
 
 
@@ -172,8 +190,7 @@ def _paint_layer(
     colour = reference[starts[:, 1], starts[:, 0]]
     lines, lengths = _trace(starts, colour, reference, flow, layer)
     colour = colour + rng.normal(0.0, 1.0, colour.shape) * np.array([0.8, 1.0, 1.15]) * layer.jitter
-    _draw(canvas, lines, lengths, colour.astype(np.float32),
-          width=layer.width * unit, bristles=layer.bristles, rng=rng)
+    _draw(canvas, lines, lengths, colour.astype(np.float32), width=layer.width * unit, bristles=layer.bristles, rng=rng)
 
 
 def _worst_places(error: Array, cell: float, threshold: float, rng: np.random.Generator) -> npt.NDArray[np.int64]:
@@ -220,8 +237,14 @@ def _trace(
 
 
 def _draw(
-    canvas: npt.NDArray[np.uint8], lines: Array, lengths: npt.NDArray[np.int64], lab: Array,
-    *, width: float, bristles: int, rng: np.random.Generator,
+    canvas: npt.NDArray[np.uint8],
+    lines: Array,
+    lengths: npt.NDArray[np.int64],
+    lab: Array,
+    *,
+    width: float,
+    bristles: int,
+    rng: np.random.Generator,
 ) -> None:
     """Draw strokes (N x K x 2 points, N x 3 Lab colours) in order: each a bundle of bristles side by side."""
     num = max(bristles, 1)
@@ -240,8 +263,9 @@ def _draw(
     thick = max(1, round(width / num + 0.2))
     for stroke, (used, colours) in enumerate(zip(lengths.tolist(), shades, strict=True)):
         for bristle in range(num):
-            cv2.polylines(canvas, [fixed[stroke, bristle, :used]], False, colours[bristle], thick, cv2.LINE_AA,
-                          _FIXED_POINT)
+            cv2.polylines(
+                canvas, [fixed[stroke, bristle, :used]], False, colours[bristle], thick, cv2.LINE_AA, _FIXED_POINT
+            )
 
 
 def _draw_contours(canvas: npt.NDArray[np.uint8], lab: Array, flow: Flow, rng: np.random.Generator) -> None:

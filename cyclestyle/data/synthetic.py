@@ -193,8 +193,12 @@ def _write_set(root: Path, request: _Request, workers: int | None, progress: boo
 
 def _tasks(root: Path, request: _Request) -> Iterator[_Task]:
     """List the landscapes to make, the slow ones (paintings) first, so that no process is left with them at the end."""
-    for name, number in (("testA", request.num_test), ("testB", request.num_test), ("trainB", request.num_train),
-                         ("trainA", request.num_train)):
+    for name, number in (
+        ("testA", request.num_test),
+        ("testB", request.num_test),
+        ("trainB", request.num_train),
+        ("trainA", request.num_train),
+    ):
         for k in range(number):
             seed = (request.seed, _STREAMS[name], k)
             photo = root / name / f"photo_{k:04d}.jpg"

@@ -37,8 +37,15 @@ _SEASONS: dict[str, dict[str, tuple[float, float, float]]] = {
 }
 
 # hour: zenith, horizon, sun, ambient (sRGB; the sun is scaled by its last entry), sun elevation in degrees, glow.
-_Hour = tuple[tuple[float, float, float], tuple[float, float, float], tuple[float, float, float], float,
-              tuple[float, float, float], tuple[float, float], float]
+_Hour = tuple[
+    tuple[float, float, float],
+    tuple[float, float, float],
+    tuple[float, float, float],
+    float,
+    tuple[float, float, float],
+    tuple[float, float],
+    float,
+]
 _HOURS: dict[str, _Hour] = {
     "noon": ((0.22, 0.43, 0.76), (0.72, 0.83, 0.93), (1.0, 0.97, 0.90), 1.15, (0.50, 0.60, 0.72), (32, 58), 0.15),
     "morning": ((0.30, 0.50, 0.78), (0.86, 0.87, 0.87), (1.0, 0.92, 0.78), 1.05, (0.48, 0.56, 0.67), (16, 30), 0.30),
@@ -92,8 +99,10 @@ def draw_scene(rng: np.random.Generator) -> Scene:
         camera=float(rng.uniform(0.7, 1.6) * (2.2 if tall else 1.0)),
         mountain=float(mountain),
         mountain_from=float(rng.uniform(55.0, 110.0)),
-        relief=float(rng.uniform(0.5, 1.4) * {"hills": 7.0, "forest_lake": 6.0, "coast": 5.0, "plain": 0.7,
-                                              "fields": 2.2}.get(layout, 2.2)),
+        relief=float(
+            rng.uniform(0.5, 1.4)
+            * {"hills": 7.0, "forest_lake": 6.0, "coast": 5.0, "plain": 0.7, "fields": 2.2}.get(layout, 2.2)
+        ),
         snow_line=float(rng.choice([rng.uniform(0.25, 0.6), rng.uniform(0.25, 0.5), 9.0])),
         forest=float(rng.uniform(0.55, 0.95) if wooded else rng.uniform(0.15, 0.7)),
         haze=float(rng.uniform(0.0012, 0.0040)),
@@ -275,15 +284,25 @@ def _materials(
     far = smoothstep(z, 20.0, 60.0)
     fields = np.sign(sample(textures.smooth, x * 10.0, z * 4.0)) * 0.5 + 0.5
     grass = mix(grass, season["dry"] * 0.9, far * fields * 0.5)
-    rock = mix(_plane((0.47, 0.44, 0.42)), _plane((0.62, 0.57, 0.52)),
-               smoothstep(mottle + 0.8 * np.sin(height * 2.3 + patch), -1.2, 1.6))
-    colour = mix(grass, rock, np.maximum(smoothstep(lean, 1.12, 1.45) * smoothstep(z, 25.0, 60.0),
-                                         mask * smoothstep(height, 0.20 * scene.mountain, 0.5 * scene.mountain + 1.0)))
+    rock = mix(
+        _plane((0.47, 0.44, 0.42)),
+        _plane((0.62, 0.57, 0.52)),
+        smoothstep(mottle + 0.8 * np.sin(height * 2.3 + patch), -1.2, 1.6),
+    )
+    colour = mix(
+        grass,
+        rock,
+        np.maximum(
+            smoothstep(lean, 1.12, 1.45) * smoothstep(z, 25.0, 60.0),
+            mask * smoothstep(height, 0.20 * scene.mountain, 0.5 * scene.mountain + 1.0),
+        ),
+    )
     shore = smoothstep(-height, -0.22, -0.03) if scene.layout in ("coast", "mountain_lake", "forest_lake") else 0.0 * x
     sand = _plane((0.80, 0.72, 0.56)) if scene.layout == "coast" else _plane((0.50, 0.46, 0.38))
     colour = mix(colour, sand, shore)
-    leaf = mix(season["forest"], _plane((0.20, 0.28, 0.16)),
-               smoothstep(sample(textures.rough, x * 5.0, z * 5.0), -0.8, 1.0))
+    leaf = mix(
+        season["forest"], _plane((0.20, 0.28, 0.16)), smoothstep(sample(textures.rough, x * 5.0, z * 5.0), -0.8, 1.0)
+    )
     # Thin cover raises the ground already: it must be dark as well, or grass would grow in the shape of trees.
     colour = mix(colour, leaf * (0.85 + 0.25 * np.clip(mottle, -1.5, 1.5)), smoothstep(cover, 0.02, 0.18))
     line = scene.snow_line * scene.mountain + 3.0 * patch

@@ -32,9 +32,13 @@ def test_folders_names_and_sizes(small_set: Path) -> None:
     names = set(contents(small_set))
     assert names == {
         "about.json",
-        "trainA/photo_0000.jpg", "trainA/photo_0001.jpg",
-        "trainB/painting_0000.jpg", "trainB/painting_0001.jpg",
-        "testA/photo_0000.jpg", "testB/painting_0000.jpg", "testA_truth/photo_0000.jpg",
+        "trainA/photo_0000.jpg",
+        "trainA/photo_0001.jpg",
+        "trainB/painting_0000.jpg",
+        "trainB/painting_0001.jpg",
+        "testA/photo_0000.jpg",
+        "testB/painting_0000.jpg",
+        "testA_truth/photo_0000.jpg",
     }
     assert samples_complete(small_set)
     for path in small_set.rglob("*.jpg"):
