@@ -32,15 +32,21 @@ class Optimization:
         self.config = config
         self.num_steps = num_steps
         self._networks: dict[str, list[nn.Module]] = {player: method.networks_of(player) for player in method.players}
-        self._optimizers = {player: self._adam(player) for player in method.players}
+        self._optimizers = {player: self._adam(player, device) for player in method.players}
         scales = precision.name == "fp16"
         self._scalers = {player: torch.amp.GradScaler(device.type, enabled=scales) for player in method.players}
 
     def _peak_rate(self, player: str) -> float:
         return self.config.discriminator_lr if player == "discriminators" else self.config.generator_lr
 
-    def _adam(self, player: str) -> torch.optim.Adam:
-        return torch.optim.Adam(self._parameters(player), lr=self._peak_rate(player), betas=self.config.betas)
+    def _adam(self, player: str, device: torch.device) -> torch.optim.Adam:
+        # Fused on GPUs: with a loss scaler the other forms wait for the device in every step. No gain on the CPU.
+        return torch.optim.Adam(
+            self._parameters(player),
+            lr=self._peak_rate(player),
+            betas=self.config.betas,
+            fused=True if device.type == "cuda" else None,
+        )
 
     def _parameters(self, player: str) -> list[nn.Parameter]:
         return [parameter for network in self._networks[player] for parameter in network.parameters()]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -77,9 +78,11 @@ def train(config: Config | Mapping[str, Any] | str | Path) -> Path:
         if state["step"] >= (config.train.steps or _known_length(config, state)):
             _say_finished(config, folder, state["step"])
             return folder.path
-    trainer = _assemble(config, folder, state)
+    trainer, data = _assemble(config, folder, state)
     stop = trainer.run()
     trainer.tracker.close()
+    if data.bad_files:
+        logger.warning("broken image files that were left out: %d, each named above", len(data.bad_files))
     if stop.signal_number is not None:
         logger.warning("stopped by %s at step %d, saved: the same command goes on from there", stop.name, trainer.step)
         raise SystemExit(stop.exit_code)
@@ -110,7 +113,7 @@ def resume(run: Path, overrides: Sequence[str] = ()) -> Path:
     return train(load_config(config_file, [*place, *overrides]))
 
 
-def _assemble(config: Config, folder: RunFolder, state: dict[str, Any] | None) -> Trainer:
+def _assemble(config: Config, folder: RunFolder, state: dict[str, Any] | None) -> tuple[Trainer, Data]:
     """Build every component from its section, at the state of a checkpoint if there is one."""
     device = choose_device(config.train.device)
     precision = choose_precision(config.train.precision, device)
@@ -146,7 +149,7 @@ def _assemble(config: Config, folder: RunFolder, state: dict[str, Any] | None) -
     if state is not None:
         trainer.load_state_dict(state)
     _introduce(config, trainer, data, precision)
-    return trainer
+    return trainer, data
 
 
 def _set_arithmetic(config: Config, device: torch.device) -> None:
@@ -154,6 +157,8 @@ def _set_arithmetic(config: Config, device: torch.device) -> None:
         torch.backends.cuda.matmul.allow_tf32 = config.train.tf32
         torch.backends.cudnn.allow_tf32 = config.train.tf32
         torch.backends.cudnn.benchmark = not config.train.deterministic
+    if config.train.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS needs it, set before its first use
     torch.use_deterministic_algorithms(config.train.deterministic)
 
 

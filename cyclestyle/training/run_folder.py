@@ -67,9 +67,20 @@ class RunFolder:
         return None
 
     def save(self, state: dict[str, Any], keep: int) -> Path:
-        """Write the checkpoint of `state["step"]`, name it as the latest, remove all but the newest `keep`."""
+        """Write the checkpoint of `state["step"]`, name it as the latest, remove all but the newest `keep`.
+
+        Raises:
+            CheckpointError: the disk is full, or the folder gone; the checkpoints before it are as they were.
+        """
         path = self.checkpoints / f"step_{state['step']:08d}.pt"
-        save_checkpoint(path, state)
+        try:
+            save_checkpoint(path, state)
+        except (OSError, RuntimeError) as error:  # torch's writer reports a full disk as a RuntimeError
+            reason = " ".join(str(error).split())[:120]
+            raise CheckpointError(
+                f"checkpoint {path} cannot be written ({reason}): free some space there; "
+                "the same command then goes on from the checkpoint before"
+            ) from error
         write_text(self.index_file, json.dumps({"latest": path.name, "best": None}, indent=2) + "\n")
         for old in self.checkpoint_files()[:-keep]:
             old.unlink(missing_ok=True)

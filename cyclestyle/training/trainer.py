@@ -91,6 +91,7 @@ class Trainer:
         self.settings = settings
         self.step = 0
         self.position = 0  # images of each domain seen
+        self._saved_step = 0
         self._speed = _Speed()
 
     def run(self) -> StopRequest:
@@ -112,9 +113,11 @@ class Trainer:
 
                 if self._due(self.log.samples_every):
                     self._draw_samples()
-                if self._due(self.config.checkpoint_every) or stop.signal_number is not None:
+                if self._due(self.config.checkpoint_every):
                     self.save()
                 bar.update()
+            if self._saved_step != self.step:  # stopped between two checkpoints
+                self.save()
         return stop
 
     def learn(self, batches: Iterator[UnpairedBatch]) -> None:
@@ -170,6 +173,7 @@ class Trainer:
     def save(self) -> None:
         """Write a checkpoint and the translators of the averaged generators."""
         self.folder.save(self.state_dict(), self.config.keep_checkpoints)
+        self._saved_step = self.step
         for name, generator in self.averages.generators.items():
             spec = self.specs[name]
             path = self.folder.translator_file(spec.source, spec.target)
@@ -192,7 +196,8 @@ class Trainer:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from `state_dict`."""
-        self.step, self.position = state["step"], state["position"]
+        self.step = self._saved_step = state["step"]
+        self.position = state["position"]
         self.method.load_state_dict(state["method"])
         self.averages.load_state_dict(state["averages"])
         self.optimization.load_state_dict(state["optimization"])

@@ -1,0 +1,184 @@
+"""Runs as their user meets them: what they leave, what they refuse, how they go on."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+import cyclestyle
+from cyclestyle.checkpoint import load_checkpoint
+from cyclestyle.config.loading import load_config
+from cyclestyle.errors import CheckpointError, ConfigError, DataError
+from cyclestyle.training.run import resume, train
+
+
+def start(settings: list[str], *more: str) -> Path:
+    return train(load_config(None, [*settings, *more]))
+
+
+def test_a_run_leaves_what_it_promises(tiny: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    run = start(tiny, "train.steps=10", "train.keep_checkpoints=2")
+    assert {path.name for path in run.iterdir() if not path.name.startswith("events")} == {
+        "config.yaml", "metrics.jsonl", "samples", "checkpoints", "translators",
+    }  # fmt: skip
+    assert sorted(path.name for path in (run / "checkpoints").iterdir()) == [
+        "index.json", "step_00000008.pt", "step_00000010.pt",
+    ]  # fmt: skip
+    assert json.loads((run / "checkpoints" / "index.json").read_text()) == {"latest": "step_00000010.pt", "best": None}
+    assert {path.name for path in (run / "translators").iterdir()} == {
+        "photo_to_painting.safetensors", "painting_to_photo.safetensors",
+    }  # fmt: skip
+    steps = {re.match(r"step_(\d+)_", path.name)[1] for path in (run / "samples").iterdir()}
+    assert steps == {"00000004", "00000008", "00000010"}
+    assert load_config(run / "config.yaml").train.steps == 10
+    out = capsys.readouterr().out.splitlines()
+    assert out[0] == "trained: 10 steps"
+    assert out[-1] == f"run: {run}"
+    assert any(line == f"curves: tensorboard --logdir {run.parent}" for line in out)
+
+
+def test_metrics_and_tensorboard_have_every_scalar(tiny: list[str]) -> None:
+    run = start(tiny, "train.steps=4", "method.weights.gradient_penalty=1", "discriminator.norm=none")
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [2, 4]
+    sides = {"adversarial_ab", "adversarial_ba", "cycle_a", "cycle_b", "identity_a", "identity_b", "discriminator_a",
+             "discriminator_b", "gradient_penalty_a", "gradient_penalty_b", "score_real_a", "score_fake_a",
+             "score_real_b", "score_fake_b", "grad_norm_generators", "grad_norm_discriminators", "lr_generators",
+             "lr_discriminators", "seconds_per_step", "images_per_second", "data_wait"}  # fmt: skip
+    assert set(rows[0]) == {"step", *sides}
+    reader = EventAccumulator(str(run))
+    reader.Reload()
+    assert len(reader.Tags()["scalars"]) == len(sides)
+    assert set(reader.Tags()["images"]) == {"samples/photo_to_painting", "samples/painting_to_photo"}
+    assert {"config/text_summary", "run/text_summary"} <= set(reader.Tags()["tensors"])
+
+
+def test_finished_says_how_to_lengthen_and_lengthening_goes_on(
+    tiny: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = start(tiny, "train.steps=4")
+    capsys.readouterr()
+    start(tiny, "train.steps=4")
+    out = capsys.readouterr().out.splitlines()
+    assert out[0] == "already finished: 4 steps; to train on, raise its length, e.g. train.steps=8"
+    assert out[-1] == f"run: {run}"
+    start(tiny, "train.steps=6")
+    assert load_checkpoint(run / "checkpoints" / "step_00000006.pt")["position"] == 6
+    assert resume(run, ["train.steps=7"]) == run.resolve()
+    assert (run / "checkpoints" / "step_00000007.pt").exists()
+
+
+def test_length_in_epochs_counts_the_larger_domain(tiny: list[str]) -> None:
+    run = start(tiny, "train.epochs=2", "train.batch_size=2")
+    # 2 epochs of 5 images, the larger domain's number, in batches of 2
+    assert load_checkpoint(run / "checkpoints" / "step_00000005.pt")["num_steps"] == 5
+    start(tiny, "train.epochs=2", "train.batch_size=2")  # finished
+
+
+def test_a_run_of_another_form_is_refused(tiny: list[str]) -> None:
+    start(tiny, "train.steps=1")
+    with pytest.raises(ConfigError, match=r"generator\.filters was 4, is 8.*choose another name"):
+        start(tiny, "train.steps=2", "generator.filters=8")
+
+
+def test_changed_settings_are_named(tiny: list[str], caplog: pytest.LogCaptureFixture) -> None:
+    start(tiny, "train.steps=1")
+    start(tiny, "train.steps=2", "optimizer.generator_lr=0.1", "log.scalars_every=1")
+    assert "going on with a changed setting: optimizer.generator_lr was 0.0002, is 0.1" in caplog.text
+    assert "log.scalars_every" not in caplog.text
+
+
+def test_a_moved_run_goes_on_where_it_lies(tiny: list[str], tmp_path: Path) -> None:
+    run = start(tiny, "train.steps=1")
+    moved = run.rename(tmp_path / "elsewhere")
+    assert resume(moved, ["train.steps=2"]) == moved
+    assert not run.exists()
+
+
+def test_the_checkpoint_before_a_damaged_one_is_used(tiny: list[str], caplog: pytest.LogCaptureFixture) -> None:
+    run = start(tiny, "train.steps=8")
+    newest = run / "checkpoints" / "step_00000008.pt"
+    newest.write_bytes(newest.read_bytes()[:1000])
+    start(tiny, "train.steps=8")
+    assert "trying the one before" in caplog.text
+    assert load_checkpoint(newest)["step"] == 8
+    for path in (run / "checkpoints").glob("*.pt"):
+        path.write_bytes(b"")
+    with pytest.raises(CheckpointError, match="none of the 2 checkpoints"):
+        start(tiny, "train.steps=8")
+
+
+def test_a_full_disk_keeps_the_checkpoint_before(tiny: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    run = start(tiny, "train.steps=4")
+
+    def full(*args: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(CheckpointError, match=r"No space left on device.*free some space"):
+        start(tiny, "train.steps=8")
+    monkeypatch.undo()
+    assert load_checkpoint(run / "checkpoints" / "step_00000004.pt")["step"] == 4
+    assert not list((run / "checkpoints").glob(".*"))
+
+
+def test_broken_images_are_counted_at_the_end(tiny: list[str], dataset: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (dataset / "trainA" / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    start(tiny, "train.steps=1", "data.max_bad_fraction=0.5")
+    assert "broken.png" in caplog.text
+    assert "broken image files that were left out: 1" in caplog.text
+
+
+def test_several_processes_are_refused(tiny: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ConfigError, match="--nproc_per_node=1"):
+        start(tiny, "train.steps=1")
+
+
+def test_a_missing_folder_leaves_no_run_behind(tiny: list[str], tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"data\.root"):
+        start(tiny, "train.steps=1", f"data.root={tmp_path / 'absent'}")
+    assert not (tmp_path / "runs").exists()
+
+
+def test_from_python_with_a_mapping(dataset: Path, tmp_path: Path) -> None:
+    run = cyclestyle.train(
+        {
+            "name": "mapped",
+            "output_dir": str(tmp_path),
+            "data": {"root": str(dataset), "load_size": 16, "crop_size": 16},
+            "generator": {"filters": 4, "blocks": 1},
+            "discriminator": {"filters": 4, "layers": 1},
+            "train": {"steps": 1},
+        }
+    )
+    assert run == tmp_path / "mapped"
+
+
+def test_a_toy_translation_is_learned(tmp_path: Path) -> None:
+    """Dark pictures to bright ones: after some steps translations are brighter than their sources by far."""
+    import numpy as np
+    from PIL import Image
+
+    random = np.random.default_rng(0)
+    for folder, low in (("trainA", 20), ("trainB", 180)):
+        (tmp_path / folder).mkdir()
+        for index in range(8):
+            pixels = random.integers(low, low + 50, (16, 16, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / folder / f"{index}.png")
+    settings = ["data.load_size=16", "data.crop_size=16", "generator.filters=8", "generator.blocks=1",
+                "generator.norm=none", "generator.init=xavier", "generator.init_gain=1", "discriminator.filters=8",
+                "discriminator.layers=1", "discriminator.norm=none", "method.weights.identity_a=0",
+                "method.weights.identity_b=0", "method.weights.cycle_a=1", "method.weights.cycle_b=1",
+                "optimizer.generator_lr=0.002", "optimizer.discriminator_lr=0.002", "ema.decay=0.9",
+                "train.steps=150", "train.device=cpu", "train.precision=fp32", "data.a.name=dark",
+                "data.b.name=bright", f"data.root={tmp_path}", f"output_dir={tmp_path / 'runs'}"]  # fmt: skip
+    translator = cyclestyle.Translator.load(train(load_config(None, settings)), to="bright")
+    dark = random.integers(20, 70, (16, 16, 3), dtype=np.uint8)
+    assert dark.mean() == pytest.approx(45, abs=5)
+    assert translator(dark).mean() > 130  # bright pictures have a mean of 205
