@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from cyclestyle.losses.widening import widened
+
 
 @dataclass(frozen=True)
 class AdversarialLoss:
@@ -24,14 +26,9 @@ class AdversarialLoss:
     """Scores of real images, scores of translations -> scalar that falls as the two are told apart."""
 
 
-def _widened(x: Tensor) -> Tensor:
-    """bf16 and fp16 to fp32; fp32 and float64 as they are."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
-
-
 def _mean(maps: list[Tensor], penalty: Callable[[Tensor], Tensor]) -> Tensor:
     """Mean of `penalty(scores)` over each map, then over the maps: a coarse scale counts as much as a fine one."""
-    return torch.stack([penalty(_widened(scores)).mean() for scores in maps]).mean()
+    return torch.stack([penalty(widened(scores)).mean() for scores in maps]).mean()
 
 
 def _square(scores: Tensor) -> Tensor:
@@ -122,7 +119,7 @@ def gradient_penalty(
         A scalar in fp32, not yet weighted.
     """
     num_draws = 1 if center == 0 else len(real)
-    real, fake = _widened(real), _widened(fake)
+    real, fake = widened(real), widened(fake)
     mix = torch.rand((num_draws, 1, 1, 1), generator=generator).to(real, non_blocking=True)
     gradient = _gradient(critic, torch.lerp(fake, real, mix))
     if center == 0:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from cyclestyle.losses.widening import widened
 
 
 def _l1(x: Tensor, y: Tensor) -> Tensor:
     """Mean absolute difference, in fp32 for half-precision images."""
-    dtype = torch.promote_types(torch.promote_types(x.dtype, y.dtype), torch.float32)
-    return F.l1_loss(x.to(dtype), y.to(dtype))
+    return F.l1_loss(widened(x), widened(y))
 
 
 def cycle(rec: Tensor, real: Tensor) -> Tensor:

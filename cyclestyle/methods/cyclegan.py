@@ -16,6 +16,7 @@ from cyclestyle.config.methods import CycleGANConfig
 from cyclestyle.config.schema import DiscriminatorConfig, GeneratorConfig
 from cyclestyle.losses import reconstruction
 from cyclestyle.losses.adversarial import ADVERSARIAL, gradient_penalty
+from cyclestyle.losses.widening import widened
 from cyclestyle.methods.base import Method
 from cyclestyle.methods.image_pool import ImagePool
 from cyclestyle.networks.build import build_discriminator, build_generator
@@ -23,7 +24,7 @@ from cyclestyle.networks.build import build_discriminator, build_generator
 
 @dataclass
 class CycleGANOutputs:
-    """What the generators made of one batch, N x C x H x W float32 each, with gradients to the generators.
+    """What the generators made of one batch, N x C x H x W each in fp32, with gradients to the generators.
 
     Attributes:
         fake_b, fake_a: translations of real_a and real_b.
@@ -82,8 +83,8 @@ class CycleGAN(Method):
         weights = self.config.weights
         fake_b, idt_b = _translate(self.gen_ab, batch.real_a, batch.real_b if weights.identity_b else None)
         fake_a, idt_a = _translate(self.gen_ba, batch.real_b, batch.real_a if weights.identity_a else None)
-        rec_a = self.gen_ba(fake_b).float()
-        rec_b = self.gen_ab(fake_a).float()
+        rec_a = widened(self.gen_ba(fake_b))
+        rec_b = widened(self.gen_ab(fake_a))
         return CycleGANOutputs(fake_b, fake_a, rec_a, rec_b, idt_a, idt_b)
 
     def terms(self, player: str, batch: UnpairedBatch, outputs: Any) -> dict[str, Tensor]:
@@ -143,12 +144,12 @@ def mixes_images(network: nn.Module) -> bool:
 
 
 def _translate(generator: nn.Module, images: Tensor, same: Tensor | None) -> tuple[Tensor, Tensor | None]:
-    """`generator` on images to translate and on images to leave as they are, float32 whatever autocast does."""
+    """`generator` on images to translate and on images to leave as they are, in fp32 also under autocast."""
     if same is None:
-        return generator(images).float(), None
+        return widened(generator(images)), None
     if mixes_images(generator):
-        return generator(images).float(), generator(same).float()
-    translated, left = generator(torch.cat([images, same])).float().chunk(2)
+        return widened(generator(images)), widened(generator(same))
+    translated, left = widened(generator(torch.cat([images, same]))).chunk(2)
     return translated, left
 
 

@@ -76,16 +76,20 @@ def test_terms_are_those_of_the_paper_pass_by_pass(norm: str, size: int) -> None
         torch.testing.assert_close(found[name], value, rtol=2e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("norm", ["instance", "none"])
+@pytest.mark.parametrize("norm", ["instance", "batch", "none"])
 def test_twenty_steps_follow_an_independent_plain_step(norm: str) -> None:
-    """Losses of 20 whole steps (both halves, Adam) against a step written out here, pool off."""
+    """Losses of 20 whole steps (both halves, Adam) against a step written out here, pool off.
+
+    In float64: in fp32 Adam makes whole steps of gradients that are only rounding (biases before a norm).
+    """
     config = CycleGANConfig(pool_size=0)
-    method, plain = build(config, norm), build(config, norm)
+    method, plain = build(config, norm).double(), build(config, norm).double()
     optimization = Optimization(method, OptimizerConfig(), Precision("fp32", ""), torch.device("cpu"), num_steps=1000)
     gens = torch.optim.Adam([*plain.gen_ab.parameters(), *plain.gen_ba.parameters()], lr=2e-4, betas=(0.5, 0.999))
     discs = torch.optim.Adam([*plain.disc_a.parameters(), *plain.disc_b.parameters()], lr=2e-4, betas=(0.5, 0.999))
     for step in range(20):
-        batch = random_batch()
+        batch = random_batch(2)
+        batch = UnpairedBatch(batch.real_a.double(), batch.real_b.double())
         expected = plain_terms(plain, batch)
         gens.zero_grad()
         sum(value for name, value in expected.items() if not name.startswith("discriminator")).backward(
@@ -103,7 +107,7 @@ def test_twenty_steps_follow_an_independent_plain_step(norm: str) -> None:
                 terms = method.terms(player, batch, outputs)
                 optimization.update(player, sum(terms.values()), is_last=True, measure=False)
             for name, term in terms.items():
-                torch.testing.assert_close(term, expected[name], rtol=1e-4, atol=1e-6)
+                torch.testing.assert_close(term, expected[name], rtol=1e-8, atol=1e-10)
 
 
 def reached(method: CycleGAN) -> set[str]:
