@@ -47,13 +47,16 @@ def start(settings: list[str]) -> subprocess.Popen[str]:
     )
 
 
-def stop_after(process: subprocess.Popen[str], checkpoint: Path, number: signal.Signals) -> tuple[int, str]:
-    """Send a signal as soon as `checkpoint` exists; gives the exit code and stderr."""
+def stop_after(
+    process: subprocess.Popen[str], checkpoint: Path, number: signal.Signals, *, seconds: float = 0.0
+) -> tuple[int, str]:
+    """Send a signal so many seconds after `checkpoint` appears; gives the exit code and stderr."""
     deadline = time.monotonic() + 120
     while not checkpoint.exists():
         assert process.poll() is None, process.communicate()[1]
         assert time.monotonic() < deadline, "no checkpoint in two minutes"
         time.sleep(0.002)
+    time.sleep(seconds)
     process.send_signal(number)
     _, stderr = process.communicate(timeout=60)
     return process.returncode, stderr
@@ -96,7 +99,8 @@ def test_killed_stopped_and_resumed_is_uninterrupted(tiny: list[str], tmp_path: 
     assert code == -signal.SIGKILL
     assert not (checkpoints / "step_00000150.pt").exists(), "it was finished before it could be killed"
 
-    code, err = stop_after(start(broken), checkpoints / "step_00000080.pt", signal.SIGTERM)
+    # A little later, so that it hits between two checkpoints: what is saved then is the step it stopped at.
+    code, err = stop_after(start(broken), checkpoints / "step_00000080.pt", signal.SIGTERM, seconds=0.1)
     assert code == 143
     saved = re.search(r"stopped by SIGTERM at step (\d+), saved", err)
     assert saved, err
