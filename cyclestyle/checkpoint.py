@@ -30,9 +30,11 @@ def replacing(path: Path) -> Iterator[Path]:
     Yields a temporary path beside it, with the same suffix; on leaving without an error that file is synced to the disk
     and renamed, otherwise it is removed and `path` stays as it was.
     """
-    partial = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
+    # Short, since file systems limit names to 255 bytes; the suffix tells image libraries the format.
+    partial = path.with_name(f".{path.stem[:20]}.{os.getpid()}.partial{path.suffix}")
     try:
         yield partial
+        partial.chmod(0o666 & ~_umask())  # safetensors makes files that only their owner can read
         with open(partial, "rb+") as file:
             os.fsync(file.fileno())
         os.replace(partial, path)
@@ -46,15 +48,38 @@ def replacing(path: Path) -> Iterator[Path]:
             os.close(folder)
 
 
+def _umask() -> int:
+    mask = os.umask(0o022)
+    os.umask(mask)
+    return mask
+
+
+@contextmanager
+def _named_failures(path: Path) -> Iterator[None]:
+    """A full disk or a folder that is gone, whichever library meets it, as one line."""
+    try:
+        yield
+    except (OSError, RuntimeError, safetensors.SafetensorError) as error:
+        reason = " ".join(str(error).split())[:160]
+        raise CheckpointError(
+            f"{path} cannot be written ({reason}): free some space or mend the folder; "
+            "the same command then goes on from the newest checkpoint"
+        ) from error
+
+
 def write_text(path: Path, text: str) -> None:
-    """Write a small text file atomically, UTF-8."""
-    with replacing(path) as partial:
+    """Write a small text file atomically, UTF-8; raises `CheckpointError` when the disk does not take it."""
+    with _named_failures(path), replacing(path) as partial:
         partial.write_text(text, encoding="utf-8")
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    """Write a checkpoint: dicts, lists, tensors, numbers and strings, so that `weights_only` can read it back."""
-    with replacing(path) as partial:
+    """Write a checkpoint: dicts, lists, tensors, numbers and strings, so that `weights_only` can read it back.
+
+    Raises:
+        CheckpointError: the disk does not take it; a file that was there stays as it was.
+    """
+    with _named_failures(path), replacing(path) as partial:
         torch.save({"format": CHECKPOINT_FORMAT, **state}, partial)
 
 
@@ -78,10 +103,13 @@ def save_translator(path: Path, weights: dict[str, Tensor], metadata: dict[str, 
         path: ends in .safetensors.
         weights: state dict of the generator.
         metadata: JSON-able; see `cyclestyle.inference.translator.TranslatorSpec`.
+
+    Raises:
+        CheckpointError: the disk does not take it; a file that was there stays as it was.
     """
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
     header = {"cyclestyle": json.dumps({"format": TRANSLATOR_FORMAT, **metadata})}
-    with replacing(path) as partial:
+    with _named_failures(path), replacing(path) as partial:
         safetensors.torch.save_file(tensors, partial, metadata=header)
 
 

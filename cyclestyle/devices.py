@@ -39,8 +39,10 @@ def choose_device(name: str) -> torch.device:
     """The device for `train.device` or `--device`: auto, cpu, cuda or mps.
 
     Raises:
-        ConfigError: the device asked for is not there.
+        ConfigError: another name, or the device asked for is not there.
     """
+    if name not in ("auto", "cpu", "cuda", "mps"):
+        raise ConfigError(f"device {name} was asked for, needed is auto, cpu, cuda or mps")
     has_cuda, has_mps = torch.cuda.is_available(), torch.backends.mps.is_available()
     if name == "auto":
         name = "cuda" if has_cuda else "mps" if has_mps else "cpu"
@@ -64,8 +66,10 @@ def choose_precision(name: str, device: torch.device) -> Precision:
     """The precision for `train.precision` or `--precision`: auto, fp32, bf16 or fp16, on `device`.
 
     Raises:
-        ConfigError: fp16 on a processor.
+        ConfigError: another name, or fp16 on a processor.
     """
+    if name not in ("auto", "fp32", "bf16", "fp16"):
+        raise ConfigError(f"precision {name} was asked for, needed is auto, fp32, bf16 or fp16")
     if name == "auto":
         if has_native_bf16(device):
             return Precision("bf16", f"auto: this {device.type} computes bf16 natively")

@@ -132,6 +132,20 @@ def test_ctrl_c_saves_and_says_how_to_go_on(tiny: list[str], tmp_path: Path) -> 
     assert "Traceback" not in err
 
 
+def test_a_closed_stderr_does_not_end_a_training(tiny: list[str], tmp_path: Path) -> None:
+    """As in `python train.py 2>&1 | head -1`: the reader leaves, the run goes on to its end."""
+    process = start([*tiny, "train.steps=200"])
+    assert process.stderr is not None
+    process.stderr.readline()
+    process.stderr.close()
+    assert process.stdout is not None
+    out = process.stdout.read()
+    process.stdout.close()
+    assert process.wait(timeout=60) == 0
+    assert out.startswith("trained: 200 steps")
+    assert (tmp_path / "runs" / "tiny" / "checkpoints" / "step_00000200.pt").exists()
+
+
 def test_the_same_command_twice_gives_the_same_weights(tiny: list[str]) -> None:
     """In the precision that auto chooses here."""
     states = []

@@ -9,12 +9,15 @@ Exit codes: 0 all done; 1 done, but some inputs failed; 2 the user's mistake; 13
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
 import logging
 import os
 import sys
 import traceback
-from collections.abc import Sequence
-from typing import NoReturn
+from collections.abc import Callable, Sequence
+from types import ModuleType
+from typing import NoReturn, TextIO
 
 from cyclestyle import __version__
 from cyclestyle.cli import config, samples, train, translate
@@ -32,10 +35,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     verb = VERBS[_command_parser().parse_args(words[:1]).verb]
     # Not argparse's own sub-commands: these cannot take key=value both before and after flags.
     args = _verb_parser(words[0]).parse_intermixed_args(words[1:])
-    _show_messages()
+    with contextlib.redirect_stderr(_Unbreakable(sys.stderr)):
+        _show_messages()
+        return _run(verb, args)
+
+
+def _run(verb: ModuleType, args: argparse.Namespace) -> int:
     try:
         code = verb.run(args)
-        sys.stdout.flush()  # a pipe that was closed shows here, while it can still be handled
+        if sys.stdout is not None:  # None: closed from the start
+            sys.stdout.flush()  # a pipe that was closed shows here, while it can still be handled
         return code
     except CyclestyleError as error:
         return _stop(f"error: {_one_line(str(error))}", USER_MISTAKE, args.debug)
@@ -45,6 +54,39 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The reader of our output (head, less) has what it wanted; Python would complain when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+
+
+class _Unbreakable(io.TextIOBase):
+    """stderr that may be closed, full or absent: what is said there is for people, and never ends a training."""
+
+    def __init__(self, stream: TextIO | None) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        self._attempt(lambda stream: stream.write(text))
+        return len(text)
+
+    def flush(self) -> None:
+        self._attempt(lambda stream: stream.flush())
+
+    def _attempt(self, action: Callable[[TextIO], object]) -> None:
+        if self._stream is None:
+            return
+        try:
+            action(self._stream)
+        except (OSError, ValueError):
+            # Nobody reads any more; what is left in the buffer would fail again when Python flushes it at exit.
+            with contextlib.suppress(OSError, ValueError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
+            self._stream = None
+
+    def isatty(self) -> bool:
+        return self._stream is not None and self._stream.isatty()
+
+    def fileno(self) -> int:
+        if self._stream is None:
+            raise io.UnsupportedOperation("fileno")
+        return self._stream.fileno()
 
 
 class _Lines(logging.Formatter):

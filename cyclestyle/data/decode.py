@@ -119,19 +119,32 @@ def _decode_pillow(data: bytes, channels: int) -> np.ndarray:
         if _is_deep_png(data):
             samples = turn_upright(_opencv(data), _orientation(image))
             return fit_channels(samples, channels, alpha=samples.shape[2] == 4)
-        upright = _upright(image)
-        has_alpha = upright.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in upright.info
-        if upright.mode.startswith(("I", "F")):
-            samples = np.asarray(upright)[:, :, None]
-            if upright.mode == "I" and upright.format == "PNG":  # Pillow before 11: 16 bits in 32
-                samples = samples.astype(np.uint16)
-            return fit_channels(to_unsigned(samples), channels)
-        if has_alpha:
-            grey = upright.mode in ("1", "L", "LA", "La")
-            straight = upright.convert("LA" if grey and upright.mode != "La" else "RGBA")
-            return fit_channels(np.asarray(straight), channels, alpha=True)
-        plain = upright.convert("L" if upright.mode in ("1", "L") else "RGB")
-        return fit_channels(np.asarray(plain).reshape(plain.height, plain.width, -1), channels)
+        return pixels_of(image, channels)
+
+
+def pixels_of(image: Image.Image, channels: int) -> np.ndarray:
+    """Pixels of an open Pillow image, as `decode` gives those of a file: upright, alpha over white.
+
+    Args:
+        image: of any mode.
+        channels: 1 (grey) or 3 (RGB).
+
+    Returns:
+        H x W x `channels`; uint16 from modes of more than 8 bits (I;16, I, F), else uint8.
+    """
+    upright = _upright(image)
+    has_alpha = upright.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in upright.info
+    if upright.mode.startswith(("I", "F")):
+        samples = np.asarray(upright)[:, :, None]
+        if upright.mode == "I" and upright.format == "PNG":  # Pillow before 11: 16 bits in 32
+            samples = samples.astype(np.uint16)
+        return fit_channels(to_unsigned(samples), channels)
+    if has_alpha:
+        grey = upright.mode in ("1", "L", "LA", "La")
+        straight = upright.convert("LA" if grey and upright.mode != "La" else "RGBA")
+        return fit_channels(np.asarray(straight), channels, alpha=True)
+    plain = upright.convert("L" if upright.mode in ("1", "L") else "RGB")
+    return fit_channels(np.asarray(plain).reshape(plain.height, plain.width, -1), channels)
 
 
 def _opencv(data: bytes) -> np.ndarray:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from PIL import Image
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
@@ -15,7 +14,7 @@ from cyclestyle.checkpoint import replacing
 from cyclestyle.data.decode import decode
 from cyclestyle.data.folders import list_images
 from cyclestyle.errors import CheckpointError, CyclestyleError, DataError
-from cyclestyle.inference.translator import Translator, describe
+from cyclestyle.inference.translator import Translator, as_picture, describe
 
 logger = logging.getLogger("cyclestyle")
 
@@ -67,9 +66,9 @@ def translate_folder(
     output = output or (run or source.parent) / "translated" / f"{translator.spec.source}_to_{translator.spec.target}"
     files = [input] if input.is_file() else list_images(input, key="--input")
     root = input.parent if input.is_file() else input
-    _check_output(root, output)
-    failed = 0
     targets = output_paths(files, root, output)
+    _check_output(input, output, targets)
+    failed = 0
     with logging_redirect_tqdm([logger]):
         for file, target in tqdm(targets, desc="translating", unit="image", dynamic_ncols=True):
             try:
@@ -77,9 +76,9 @@ def translate_folder(
             except CyclestyleError as error:  # names the file itself
                 failed += 1
                 logger.warning("failed: %s", error)
-            except OSError as error:
+            except (OSError, MemoryError, RuntimeError) as error:  # RuntimeError: what torch has no memory for
                 failed += 1
-                logger.warning("failed: %s: %s", file, error)
+                logger.warning("failed: %s: %s", file, str(error).partition("\n")[0])
     print(f"translated: {len(files) - failed} of {len(files)}, failed: {failed}, skipped: 0")
     print(output)
     return 1 if failed else 0
@@ -98,12 +97,13 @@ def _write(pixels: np.ndarray, target: Path) -> None:
         if target.suffix == ".npy":
             np.save(partial, pixels, allow_pickle=False)
             return
-        keeps_16_bits = pixels.shape[-1] == 1 and target.suffix.lower() in (".png", ".tif", ".tiff")
-        if pixels.dtype == np.uint16 and not keeps_16_bits:
+        if pixels.shape[-1] not in (1, 3):
+            raise DataError(
+                f"{target}: {pixels.shape[-1]} channels can only be written as .npy; give .npy files as input"
+            )
+        if pixels.dtype == np.uint16 and target.suffix.lower() not in (".png", ".tif", ".tiff"):
             pixels = np.round(pixels / 257.0).astype(np.uint8)
-        Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).save(
-            partial, **_KEPT[target.suffix.lower()]
-        )
+        as_picture(pixels).save(partial, **_KEPT[target.suffix.lower()])
 
 
 def output_paths(files: list[Path], root: Path, output: Path) -> list[tuple[Path, Path]]:
@@ -124,10 +124,17 @@ def output_paths(files: list[Path], root: Path, output: Path) -> list[tuple[Path
     return pairs
 
 
-def _check_output(root: Path, output: Path) -> None:
-    root, output = root.resolve(), output.resolve()
-    if output == root or root in output.parents:
-        raise DataError(f"the output folder {output} lies in the input {root}: choose another --output")
+def _check_output(input: Path, output: Path, targets: list[tuple[Path, Path]]) -> None:
+    """Refuse to write where the input is read from."""
+    root, place = input.resolve(), output.resolve()
+    if input.is_dir() and (place == root or root in place.parents):
+        raise DataError(f"the output folder {output} lies in the input {input}: choose another --output")
+    if output.exists() and not output.is_dir():
+        raise DataError(f"the output {output} is a file, needed is a folder: choose another --output")
+    sources = {file.resolve() for file, _ in targets}
+    for file, target in targets:
+        if target.resolve() in sources:
+            raise DataError(f"the translation of {file} would replace an input, {target}: choose another --output")
 
 
 def newest_run(runs: Path) -> Path:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from cyclestyle.checkpoint import load_checkpoint, load_translator
 from cyclestyle.config.schema import GeneratorConfig
+from cyclestyle.data.decode import pixels_of
 from cyclestyle.devices import Precision, choose_device, choose_precision
 from cyclestyle.errors import CheckpointError, DataError
 from cyclestyle.images import to_pixels, to_tensor
@@ -97,7 +98,8 @@ class Translator:
             picture: a PIL image; or H x W x C (grey also H x W) uint8 or uint16; or a list of these.
 
         Returns:
-            The same kind and size: a PIL image in mode RGB or L, an array of the same dtype and number of axes.
+            The same kind and size: a PIL image in mode RGB, L or I;16, turned upright if its EXIF says how, alpha laid
+            over white; an array of the same dtype and number of axes.
 
         Raises:
             DataError: an array of another shape or dtype.
@@ -105,14 +107,12 @@ class Translator:
         if isinstance(picture, list):
             return [self(each) for each in picture]
         if isinstance(picture, Image.Image):
-            mode = {1: "L", 3: "RGB"}.get(self.spec.channels)
-            if mode is None:
+            if self.spec.channels not in (1, 3):
                 raise DataError(f"this translator takes {self.spec.channels} channels: give an array, not a PIL image")
-            return Image.fromarray(self._translate_mode(np.asarray(picture.convert(mode)), mode))
-        return self._translate_array(picture)
-
-    def _translate_mode(self, pixels: np.ndarray, mode: str) -> np.ndarray:
-        return self.pixels(pixels[..., None])[..., 0] if mode == "L" else self.pixels(pixels)
+            return as_picture(self.pixels(pixels_of(picture, self.spec.channels)))
+        if isinstance(picture, np.ndarray):
+            return self._translate_array(picture)
+        raise DataError(f"{type(picture).__name__} was given, needed is a PIL image, a numpy array or a list of them")
 
     def _translate_array(self, array: np.ndarray) -> np.ndarray:
         channels = self.spec.channels
@@ -126,18 +126,29 @@ class Translator:
     def pixels(self, pixels: np.ndarray) -> np.ndarray:
         """Translate H x W x C uint8 or uint16 pixels to the same shape and dtype."""
         height, width = pixels.shape[:2]
+        if not height or not width:
+            raise DataError(f"a picture of {width} x {height} pixels was given, needed is at least one pixel")
         stride: int = self._generator.stride  # type: ignore[assignment]  # every generator has it
         padded = np.pad(pixels, (_missing(height, stride), _missing(width, stride), (0, 0)), mode="reflect")
         images = to_tensor(padded)[None].to(self.device, memory_format=inference_memory_format(self.device))
-        translated = self.tensor(images)[0, :, :height, :width]
+        # bf16 would leave a few hundred of 65536 values.
+        exact = Precision("fp32", "16-bit pixels") if pixels.dtype == np.uint16 else None
+        translated = self.tensor(images, exact)[0, :, :height, :width]
         return to_pixels(translated, pixels.dtype.type)
 
     @torch.inference_mode()
-    def tensor(self, images: Tensor) -> Tensor:
+    def tensor(self, images: Tensor, precision: Precision | None = None) -> Tensor:
         """Translate N x C x H x W in [-1, 1] on the translator's device; H and W multiples of its stride."""
-        with self.precision.autocast(self.device):
+        with (precision or self.precision).autocast(self.device):
             translated: Tensor = self._generator(images)
         return translated.float()
+
+
+def as_picture(pixels: np.ndarray) -> Image.Image:
+    """H x W x 1 or 3 as a PIL image: L, I;16 or RGB; Pillow has no RGB of 16 bits, so that becomes 8."""
+    if pixels.shape[-1] == 1:
+        return Image.fromarray(pixels[..., 0])
+    return Image.fromarray(pixels if pixels.dtype == np.uint8 else np.round(pixels / 257.0).astype(np.uint8))
 
 
 def _missing(size: int, stride: int) -> tuple[int, int]:

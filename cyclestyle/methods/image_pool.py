@@ -37,6 +37,8 @@ class ImagePool(nn.Module):
         assert not fakes.requires_grad, "the pool keeps images, not graphs: detach the fakes"
         if self.size == 0:
             return fakes
+        if self.images and self.images[0].shape != fakes.shape[1:]:
+            self.images = []  # of another crop_size, from before a resume
         shown = []
         for fake in fakes:
             if len(self.images) < self.size:

@@ -1,4 +1,4 @@
-"""Stopping cleanly: SIGINT and SIGTERM ask the loop to save and end, a second signal ends at once."""
+"""Stopping cleanly: SIGINT, SIGTERM and SIGHUP ask the loop to save and end, a second signal ends at once."""
 
 from __future__ import annotations
 
@@ -33,12 +33,14 @@ class StopRequest:
 
 @contextmanager
 def stop_on_signals() -> Iterator[StopRequest]:
-    """Inside, the first SIGINT or SIGTERM is kept in the request; the second acts as it always does."""
+    """Inside, the first SIGINT, SIGTERM or SIGHUP is kept in the request; the second acts as it always does."""
     request = StopRequest()
     if threading.current_thread() is not threading.main_thread():
         yield request  # only the main thread may set handlers
         return
-    watched = (signal.SIGINT, signal.SIGTERM)
+    watched = [signal.SIGINT, signal.SIGTERM]
+    if hasattr(signal, "SIGHUP"):  # a closed terminal; Windows has none
+        watched.append(signal.SIGHUP)
     before = {number: signal.getsignal(number) for number in watched}
 
     def note(number: int, frame: FrameType | None) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from cyclestyle.checkpoint import write_text
+from cyclestyle.checkpoint import save_translator, write_text
 from cyclestyle.config.loading import config_from_mapping, load_config, to_mapping, to_yaml
 from cyclestyle.config.rules import generator_stride, receptive_field
 from cyclestyle.config.schema import SAMPLE_ROOT, Config
@@ -76,10 +76,19 @@ def train(config: Config | Mapping[str, Any] | str | Path) -> Path:
     if state is not None:
         _check_fits(config, state, folder)
         if state["step"] >= (config.train.steps or _known_length(config, state)):
+            _restore_translators(folder, state)
             _say_finished(config, folder, state["step"])
             return folder.path
     trainer, data = _assemble(config, folder, state)
-    stop = trainer.run()
+    try:
+        stop = trainer.run()
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError | torch.OutOfMemoryError) and "allocate memory" not in str(error):
+            raise
+        raise ConfigError(
+            f"out of memory on {trainer.device.type}: lower data.crop_size, train.batch_size or generator.filters, or "
+            f"raise optimizer.accumulation (each batch of {config.train.batch_size} then goes through in parts)"
+        ) from error
     trainer.tracker.close()
     if data.bad_files:
         logger.warning("broken image files that were left out: %d, each named above", len(data.bad_files))
@@ -108,9 +117,21 @@ def resume(run: Path, overrides: Sequence[str] = ()) -> Path:
     config_file = RunFolder(run).config_file
     if not config_file.is_file():
         raise CheckpointError(f"no run in {run}: needed is a folder with a config.yaml, as train.py leaves under runs/")
+    fixed = [setting for setting in overrides if setting.partition("=")[0].strip() in ("name", "output_dir")]
+    if fixed:
+        raise ConfigError(f"{fixed[0]} was given with --resume {run}: a run goes on in its own folder; leave it out")
     # The folder may have been moved or renamed since: where it is now is where the run goes on.
     place = [f"output_dir={run.resolve().parent}", f"name={run.resolve().name}"]
     return train(load_config(config_file, [*place, *overrides]))
+
+
+def _restore_translators(folder: RunFolder, state: dict[str, Any]) -> None:
+    """Write the translators of a finished run that are missing, from its checkpoint."""
+    for name, spec in state["translators"].items():
+        path = folder.translator_file(spec["source"], spec["target"])
+        if not path.exists():
+            folder.create()
+            save_translator(path, state["averages"][name], {**spec, "step": state["step"]})
 
 
 def _assemble(config: Config, folder: RunFolder, state: dict[str, Any] | None) -> tuple[Trainer, Data]:

@@ -37,6 +37,8 @@ class RunFolder:
         try:
             for folder in (self.samples, self.checkpoints, self.translators):
                 folder.mkdir(parents=True, exist_ok=True)
+                for partial in folder.glob(".*.partial.*"):  # of a run that was killed while writing
+                    partial.unlink(missing_ok=True)
         except OSError as error:
             raise ConfigError(
                 f"run folder {self.path} cannot be made ({error.strerror}): choose another output_dir or name"
@@ -73,17 +75,11 @@ class RunFolder:
             CheckpointError: the disk is full, or the folder gone; the checkpoints before it are as they were.
         """
         path = self.checkpoints / f"step_{state['step']:08d}.pt"
-        try:
-            save_checkpoint(path, state)
-        except (OSError, RuntimeError) as error:  # torch's writer reports a full disk as a RuntimeError
-            reason = " ".join(str(error).split())[:120]
-            raise CheckpointError(
-                f"checkpoint {path} cannot be written ({reason}): free some space there; "
-                "the same command then goes on from the checkpoint before"
-            ) from error
+        save_checkpoint(path, state)
         write_text(self.index_file, json.dumps({"latest": path.name, "best": None}, indent=2) + "\n")
         for old in self.checkpoint_files()[:-keep]:
-            old.unlink(missing_ok=True)
+            if old != path:  # a damaged one of a later step may stand after it
+                old.unlink(missing_ok=True)
         return path
 
     def translator_file(self, source: str, target: str) -> Path:

@@ -44,8 +44,9 @@ class Tracker:
         self._attempt(lambda: self._open(folder, step))
 
     def _open(self, folder: Path, step: int) -> None:
-        # Readers drop points of older event files from purge_step on: no point is shown twice after a resume.
-        self._writer = SummaryWriter(str(folder), purge_step=step + 1 if step else None)
+        # Readers drop points of older event files from purge_step on: no point is shown twice after a resume,
+        # nor after a run that was killed before its first checkpoint.
+        self._writer = SummaryWriter(str(folder), purge_step=step + 1)
 
     def _attempt(self, write: Callable[[], None]) -> None:
         try:
@@ -72,6 +73,13 @@ class Tracker:
         means = dict(zip(self._sums, values, strict=True))
         self._sums, self._counts = {}, {}
         return means
+
+    def not_finite(self) -> list[str]:
+        """Names of scalars that became infinite or NaN since the last call of `means`; waits for the device."""
+        if not self._sums:
+            return []
+        finite = torch.stack(list(self._sums.values())).isfinite().tolist()
+        return [name for name, is_finite in zip(self._sums, finite, strict=True) if not is_finite]
 
     def write(self, step: int, scalars: dict[str, float]) -> None:
         """Write the row of `step`."""

@@ -6,6 +6,7 @@ Its clock is `step`, counted in optimizer steps.
 from __future__ import annotations
 
 import logging
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -20,6 +21,7 @@ from cyclestyle.batch import UnpairedBatch
 from cyclestyle.checkpoint import save_translator
 from cyclestyle.config.schema import LogConfig, TrainConfig
 from cyclestyle.devices import Precision
+from cyclestyle.errors import ConfigError, DataError
 from cyclestyle.inference.translator import TranslatorSpec
 from cyclestyle.methods.base import Method
 from cyclestyle.networks.build import training_memory_format
@@ -106,7 +108,11 @@ class Trainer:
         with stop_on_signals() as stop, logging_redirect_tqdm([logger]), self._progress_bar() as bar:
             while self.step < self.num_steps and stop.signal_number is None:
                 self._speed.start()
-                self.learn(batches)
+                try:
+                    self.learn(batches)
+                except DataError:  # the folders are gone, say; what was learned is not
+                    self.save()
+                    raise
                 if self._due(self.log.scalars_every):
                     self._log_scalars(bar)
                 self._speed.pause()
@@ -154,6 +160,7 @@ class Trainer:
         return every > 0 and (self.step % every == 0 or self.step == self.num_steps)
 
     def _log_scalars(self, bar: tqdm[Any]) -> None:
+        self._refuse_divergence()
         means = self.tracker.means()  # waits for the device, so that the time below is that of finished steps
         self._speed.pause()
         rates = self.optimization.learning_rates(self.step - 1)
@@ -171,13 +178,23 @@ class Trainer:
             self.tracker.picture(self.folder.samples / f"step_{self.step:08d}_{grid.direction}.png", grid.pixels)
 
     def save(self) -> None:
-        """Write a checkpoint and the translators of the averaged generators."""
+        """Write a checkpoint and the translators of the averaged generators; good ones are not replaced by NaN."""
+        self._refuse_divergence()
         self.folder.save(self.state_dict(), self.config.keep_checkpoints)
         self._saved_step = self.step
         for name, generator in self.averages.generators.items():
             spec = self.specs[name]
             path = self.folder.translator_file(spec.source, spec.target)
             save_translator(path, generator.state_dict(), {**asdict(spec), "step": self.step})
+
+    def _refuse_divergence(self) -> None:
+        names = self.tracker.not_finite()
+        if names:
+            raise ConfigError(
+                f"training diverged: {', '.join(names)} not finite by step {self.step}; the newest checkpoint is "
+                f"of step {self._saved_step}. Lower optimizer.generator_lr and optimizer.discriminator_lr, or set "
+                "train.precision=fp32 or optimizer.clip_norm=1"
+            )
 
     def state_dict(self) -> dict[str, Any]:
         """All that a run needs to go on as if it had never stopped."""
@@ -206,7 +223,13 @@ class Trainer:
 
     def _progress_bar(self) -> tqdm[Any]:
         return tqdm(
-            total=self.num_steps, initial=self.step, unit="step", desc="training", dynamic_ncols=True, smoothing=0.1
+            mininterval=0.2 if sys.stderr.isatty() else 5.0,  # a log file need not hold ten lines a second
+            total=self.num_steps,
+            initial=self.step,
+            unit="step",
+            desc="training",
+            dynamic_ncols=True,
+            smoothing=0.1,
         )
 
 

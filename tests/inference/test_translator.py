@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,11 +17,12 @@ from torch import nn
 import cyclestyle
 from cyclestyle.checkpoint import load_checkpoint, save_translator
 from cyclestyle.config.loading import load_config
+from cyclestyle.data.decode import decode
 from cyclestyle.devices import Precision
 from cyclestyle.errors import CheckpointError, DataError
 from cyclestyle.images import to_tensor
 from cyclestyle.inference.folder import output_paths, translate_folder
-from cyclestyle.inference.translator import Translator, TranslatorSpec
+from cyclestyle.inference.translator import Translator, TranslatorSpec, as_picture
 
 
 class Invert(nn.Module):
@@ -72,6 +74,9 @@ def test_pil_images_and_lists() -> None:
         (np.zeros((4, 4), np.uint8), "height x width x 3"),
         (np.zeros((4, 4, 4), np.uint8), "height x width x 3"),
         (np.zeros((4, 4, 3), np.float64), "float64"),
+        (np.zeros((0, 4, 3), np.uint8), "4 x 0 pixels"),
+        ("photo.png", "str was given, needed is a PIL image"),
+        (None, "NoneType was given"),
     ],
 )
 def test_other_arrays_are_refused(array: np.ndarray, words: str) -> None:
@@ -188,8 +193,48 @@ def test_default_input_is_the_runs_test_folder(run: Path, capsys: pytest.Capture
 
 def test_output_inside_the_input_is_refused(run: Path, dataset: Path) -> None:
     for output in (dataset / "testA", dataset / "testA" / "out"):
-        with pytest.raises(DataError, match="choose another --output"):
+        with pytest.raises(DataError, match="lies in the input"):
             translate_folder(run=run, input=dataset / "testA", output=output)
+
+
+def test_one_file_beside_its_output(run: Path, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(next((dataset / "testA").iterdir()), "photo.png")
+    before = Path("photo.png").read_bytes()
+    assert translate_folder(run=run, input=Path("photo.png"), output=Path("translated")) == 0
+    assert Path("translated/photo.png").is_file()
+    assert translate_folder(run=run, input=Path("photo.png")) == 0
+    with pytest.raises(DataError, match="would replace an input"):
+        translate_folder(run=run, input=Path("photo.png"), output=Path())
+    with pytest.raises(DataError, match="lies in the input"):
+        translate_folder(run=run, input=dataset / "testA", output=dataset / "testA" / ".." / "testA")
+    with pytest.raises(DataError, match="is a file, needed is a folder"):
+        translate_folder(run=run, input=dataset / "testA", output=Path("photo.png"))
+    assert Path("photo.png").read_bytes() == before
+
+
+def test_pil_images_are_taken_as_files_are(run: Path, tmp_path: Path) -> None:
+    """Turned upright, alpha over white, 16 bits: the same pixels by both ways."""
+    random = np.random.default_rng(0)
+    turned = Image.fromarray(random.integers(0, 256, (20, 30, 3), dtype=np.uint8))
+    exif = turned.getexif()
+    exif[0x0112] = 6
+    turned.save(tmp_path / "turned.png", exif=exif)
+    Image.fromarray(random.integers(0, 256, (20, 30, 4), dtype=np.uint8)).save(tmp_path / "alpha.png")
+    Image.fromarray(random.integers(0, 65536, (20, 30), dtype=np.uint16)).save(tmp_path / "deep.png")
+    translator = Translator.load(run)
+    for name in ("turned", "alpha", "deep"):
+        with Image.open(tmp_path / f"{name}.png") as image:
+            translated = translator(image)
+        expected = as_picture(translator.pixels(decode(tmp_path / f"{name}.png", 3)))
+        np.testing.assert_array_equal(np.asarray(translated), np.asarray(expected), err_msg=name)
+        assert translated.size == ((20, 30) if name == "turned" else (30, 20))
+
+
+def test_16_bits_are_computed_in_fp32(run: Path) -> None:
+    ramp = np.linspace(0, 65535, 64 * 64).astype(np.uint16).reshape(64, 64, 1).repeat(3, axis=-1)
+    exact, rounded = (Translator.load(run, precision=name)(ramp) for name in ("fp32", "bf16"))
+    np.testing.assert_array_equal(exact, rounded)
 
 
 def test_output_names_never_meet() -> None:

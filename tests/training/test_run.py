@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -132,6 +133,55 @@ def test_broken_images_are_counted_at_the_end(tiny: list[str], dataset: Path, ca
     start(tiny, "train.steps=1", "data.max_bad_fraction=0.5")
     assert "broken.png" in caplog.text
     assert "broken image files that were left out: 1" in caplog.text
+
+
+def test_another_crop_size_goes_on_with_an_empty_pool(tiny: list[str]) -> None:
+    start(tiny, "train.steps=3", "method.pool_size=2")
+    run = start(tiny, "train.steps=5", "method.pool_size=2", "data.crop_size=20")
+    state = load_checkpoint(run / "checkpoints" / "step_00000005.pt")
+    assert state["method"]["pool_a._extra_state"]["images"].shape[-2:] == (20, 20)
+
+
+def test_a_diverged_training_stops_and_keeps_what_was_good(tiny: list[str]) -> None:
+    run = start(tiny, "train.steps=4")
+    before = (run / "translators" / "photo_to_painting.safetensors").read_bytes()
+    with pytest.raises(ConfigError, match=r"diverged: .*not finite.*newest checkpoint is of step 4.*generator_lr"):
+        start(tiny, "train.steps=40", "optimizer.generator_lr=1e30", "generator.norm=instance")
+    assert load_checkpoint(max((run / "checkpoints").glob("*.pt")))["step"] == 4
+    assert (run / "translators" / "photo_to_painting.safetensors").read_bytes() == before
+    assert "NaN" not in (run / "metrics.jsonl").read_text()
+
+
+def test_missing_translators_of_a_finished_run_come_back(tiny: list[str]) -> None:
+    run = start(tiny, "train.steps=2")
+    path = run / "translators" / "photo_to_painting.safetensors"
+    before = path.read_bytes()
+    path.unlink()
+    start(tiny, "train.steps=2")
+    assert path.read_bytes() == before
+
+
+def test_a_folder_that_vanishes_costs_no_steps(tiny: list[str], dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cyclestyle.training.trainer.Trainer._draw_samples", lambda self: shutil.rmtree(dataset))
+    with pytest.raises(DataError):
+        start(tiny, "train.steps=9", "data.cache=off", "log.samples_every=2", "train.checkpoint_every=100")
+    run = Path(next(s for s in tiny if s.startswith("output_dir=")).partition("=")[2]) / "tiny"
+    assert load_checkpoint(run / "checkpoints" / "step_00000002.pt")["step"] == 2
+
+
+def test_resume_refuses_another_place(tiny: list[str]) -> None:
+    run = start(tiny, "train.steps=1")
+    with pytest.raises(ConfigError, match="name=other was given with --resume"):
+        resume(run, ["name=other"])
+
+
+def test_out_of_memory_is_one_line(tiny: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def forward(*args: object) -> None:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes")
+
+    monkeypatch.setattr("cyclestyle.methods.cyclegan.CycleGAN.forward_batch", forward)
+    with pytest.raises(ConfigError, match=r"out of memory on cpu: lower data\.crop_size"):
+        start(tiny, "train.steps=1")
 
 
 def test_several_processes_are_refused(tiny: list[str], monkeypatch: pytest.MonkeyPatch) -> None:

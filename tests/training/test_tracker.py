@@ -64,6 +64,15 @@ def test_a_resume_leaves_no_doubled_and_no_stale_points(tmp_path: Path) -> None:
     assert [(point.step, point.value) for point in events(tmp_path).Scalars("loss/cycle_a")] == expected
 
 
+def test_a_run_killed_before_its_first_checkpoint_starts_clean(tmp_path: Path) -> None:
+    for _ in range(2):
+        tracker = Tracker(tmp_path, 0)
+        write_steps(tracker, range(1, 4))
+        tracker.close()
+    assert [point.step for point in events(tmp_path).Scalars("loss/cycle_a")] == [1, 2, 3]
+    assert [row["step"] for row in rows(tmp_path)] == [1, 2, 3]
+
+
 def test_a_line_cut_off_by_a_crash_is_dropped(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").write_text('{"step": 1, "cycle_a": 1.0}\n{"step": 2, "cyc')
     Tracker(tmp_path, 5).close()
