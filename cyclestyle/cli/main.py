@@ -80,6 +80,10 @@ class _Unbreakable(io.TextIOBase):
                 os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
             self._stream = None
 
+    @property
+    def encoding(self) -> str:  # type: ignore[override]  # tqdm draws a finer bar where this is UTF-8
+        return "utf-8" if self._stream is None else self._stream.encoding
+
     def isatty(self) -> bool:
         return self._stream is not None and self._stream.isatty()
 
