@@ -172,7 +172,7 @@ class LogConfig:
     """What is written down while training."""
 
     scalars_every: int = 50
-    """Steps between rows of metrics.jsonl and points in TensorBoard; each is a mean over these steps."""
+    """Steps between rows of metrics.jsonl and points in TensorBoard; a mean over these, norms of the last."""
     samples_every: int = 500
     """Steps between sample grids (real, translated, back, identity, of fixed test images)."""
     num_samples: int = 4
