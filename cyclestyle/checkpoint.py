@@ -102,7 +102,7 @@ def save_translator(path: Path, weights: dict[str, Tensor], metadata: dict[str, 
     Args:
         path: ends in .safetensors.
         weights: state dict of the generator.
-        metadata: JSON-able; see `cyclestyle.inference.translator.TranslatorSpec`.
+        metadata: JSON-able; see `cyclestyle.inference.files.TranslatorSpec`.
 
     Raises:
         CheckpointError: the disk does not take it; a file that was there stays as it was.

@@ -14,7 +14,8 @@ from cyclestyle.checkpoint import replacing
 from cyclestyle.data.decode import decode
 from cyclestyle.data.folders import list_images
 from cyclestyle.errors import CheckpointError, CyclestyleError, DataError
-from cyclestyle.inference.translator import Translator, as_picture, describe
+from cyclestyle.inference.files import describe
+from cyclestyle.inference.translator import Translator, as_picture
 
 logger = logging.getLogger("cyclestyle")
 

@@ -24,7 +24,7 @@ from cyclestyle.data.synthetic import make_samples, samples_complete
 from cyclestyle.devices import Precision, choose_device, choose_precision
 from cyclestyle.distributed import launched_processes, world_size
 from cyclestyle.errors import CheckpointError, ConfigError
-from cyclestyle.inference.translator import TranslatorSpec
+from cyclestyle.inference.files import TranslatorSpec
 from cyclestyle.methods.build import build_method
 from cyclestyle.networks.build import count_parameters, training_memory_format
 from cyclestyle.training.ema import Averages

@@ -22,7 +22,7 @@ from cyclestyle.checkpoint import save_translator
 from cyclestyle.config.schema import LogConfig, TrainConfig
 from cyclestyle.devices import Precision
 from cyclestyle.errors import ConfigError, DataError
-from cyclestyle.inference.translator import TranslatorSpec
+from cyclestyle.inference.files import TranslatorSpec
 from cyclestyle.methods.base import Method
 from cyclestyle.networks.build import training_memory_format
 from cyclestyle.training.ema import Averages

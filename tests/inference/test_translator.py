@@ -21,8 +21,9 @@ from cyclestyle.data.decode import decode
 from cyclestyle.devices import Precision
 from cyclestyle.errors import CheckpointError, DataError
 from cyclestyle.images import to_tensor
+from cyclestyle.inference.files import TranslatorSpec
 from cyclestyle.inference.folder import output_paths, translate_folder
-from cyclestyle.inference.translator import Translator, TranslatorSpec, as_picture
+from cyclestyle.inference.translator import Translator, as_picture
 
 
 class Invert(nn.Module):
