@@ -77,3 +77,8 @@ def choose_precision(name: str, device: torch.device) -> Precision:
     if name == "fp16" and device.type == "cpu":
         raise ConfigError("precision fp16 was asked for, but it needs a GPU: use bf16, fp32 or auto on the cpu")
     return Precision(name, "as configured")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether torch or Python failed for want of memory; on the CPU torch says so in words alone."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(error)
