@@ -67,4 +67,15 @@ def test_other_pixels_are_our_mistake():
     with pytest.raises(AssertionError, match="HWC"):
         images.to_tensor(np.zeros((4, 4), np.uint8))
     with pytest.raises(KeyError):
-        images.to_tensor(np.zeros((4, 4, 3), np.float32))
+        images.to_tensor(np.zeros((4, 4, 3), np.int32))
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_floats_go_from_0_to_1_and_are_not_rounded(dtype):
+    pixels = np.array([[[0.0], [0.25], [0.3], [1.0]]], dtype)
+    tensor = images.to_tensor(pixels)
+    torch.testing.assert_close(tensor, torch.tensor([[[-1.0, -0.5, -0.4, 1.0]]]), rtol=0, atol=1e-3)
+    back = images.to_pixels(tensor, dtype)
+    assert back.dtype == dtype
+    np.testing.assert_allclose(back, pixels, atol=1e-7)
+    assert pixels[0, 0, 0] == 0.0  # the caller's array is untouched

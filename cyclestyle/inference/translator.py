@@ -247,7 +247,7 @@ class Translator:
             translated = self._run_tensor(self._network(self.precision.dtype), self._placed(to_tensor(stack)))
         return list(to_pixels(translated))
 
-    @torch.inference_mode()
+    @torch.no_grad()  # not inference_mode: what comes out may be fed to a training
     def tensor(self, images: Tensor) -> Tensor:
         """Translate N x C x H x W floats in [-1, 1] of any size and device to the same, in `precision`."""
         if images.ndim != 4 or images.shape[1] != self.spec.channels or not images.is_floating_point():

@@ -6,7 +6,9 @@ import json
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,9 +22,10 @@ from cyclestyle.config.loading import load_config
 from cyclestyle.data.decode import decode
 from cyclestyle.devices import Precision
 from cyclestyle.errors import CheckpointError, DataError
-from cyclestyle.images import to_tensor
+from cyclestyle.images import to_pixels, to_tensor
 from cyclestyle.inference.files import TranslatorSpec
 from cyclestyle.inference.folder import output_paths, translate_folder
+from cyclestyle.inference.look import Look
 from cyclestyle.inference.translator import Translator, as_picture
 
 
@@ -74,7 +77,13 @@ def test_pil_images_and_lists() -> None:
     [
         (np.zeros((4, 4), np.uint8), "height x width x 3"),
         (np.zeros((4, 4, 4), np.uint8), "height x width x 3"),
-        (np.zeros((4, 4, 3), np.float64), "float64"),
+        (np.zeros((4, 4, 3), np.int32), "int32"),
+        (np.full((4, 4, 3), 1.5), "float64 outside 0..1"),
+        (np.full((4, 4, 3), np.nan), "float64 outside 0..1"),
+        (torch.zeros(1, 3, 4, 4, dtype=torch.uint8), "torch.uint8"),
+        (torch.zeros(3, 4, 4), r"shape \(3, 4, 4\)"),
+        (torch.zeros(1, 1, 4, 4), "batch x 3 x height x width"),
+        (torch.zeros(1, 3, 0, 4), "at least one image and pixel"),
         (np.zeros((0, 4, 3), np.uint8), "4 x 0 pixels"),
         ("photo.png", "str was given, needed is a PIL image"),
         (None, "NoneType was given"),
@@ -83,6 +92,128 @@ def test_pil_images_and_lists() -> None:
 def test_other_arrays_are_refused(array: np.ndarray, words: str) -> None:
     with pytest.raises(DataError, match=words):
         inverter()(array)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_floating_point_arrays_come_back_as_such(dtype: type) -> None:
+    pixels = np.linspace(0, 1, 5 * 6 * 3).reshape(5, 6, 3).astype(dtype)
+    before = pixels.copy()
+    found = inverter()(pixels)
+    assert found.dtype == dtype
+    np.testing.assert_allclose(found, 1 - pixels, atol=1e-3 if dtype == np.float16 else 1e-6)
+    np.testing.assert_array_equal(pixels, before)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_torch_batches_of_any_size(dtype: torch.dtype) -> None:
+    images = (torch.rand(2, 3, 17, 33) * 2 - 1).to(dtype)
+    found = inverter()(images)
+    assert (found.dtype, found.shape) == (dtype, images.shape)
+    torch.testing.assert_close(found, -images)
+
+
+def test_a_torch_batch_is_translated_as_its_images_are(run: Path) -> None:
+    translator = Translator.load(run, precision="fp32")
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 21, 18, 3), dtype=np.uint8)
+    together = translator(to_tensor(pixels))
+    for one, image in zip(together, pixels, strict=True):
+        np.testing.assert_array_equal(to_pixels(one), translator(image))
+    for one, image in zip(translator.batch(list(pixels)), pixels, strict=True):
+        np.testing.assert_array_equal(one, translator(image))
+
+
+def test_alpha_is_carried_and_hidden_colours_stay() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (9, 13, 4), dtype=np.uint8)
+    pixels[:3, :, 3] = 0
+    found = np.asarray(inverter()(Image.fromarray(pixels)))
+    np.testing.assert_array_equal(found[..., 3], pixels[..., 3])
+    seen = pixels[..., 3] > 0
+    np.testing.assert_array_equal(found[seen][:, :3], 255 - pixels[seen][:, :3])
+    np.testing.assert_array_equal(found[:3], pixels[:3])
+    grey = Image.fromarray(pixels[..., [0, 3]])
+    assert inverter(1)(grey).mode == "LA"
+
+
+def test_hidden_colours_do_not_reach_the_generator(run: Path) -> None:
+    translator = Translator.load(run)
+    random = np.random.default_rng(0)
+    pixels = random.integers(0, 256, (24, 24, 4), dtype=np.uint8)
+    pixels[:12, :12, 3] = 0
+    other = pixels.copy()
+    other[:12, :12, :3] = random.integers(0, 256, (12, 12, 3))
+    seen = pixels[..., 3] > 0
+    one, two = (np.asarray(translator(Image.fromarray(each))) for each in (pixels, other))
+    np.testing.assert_array_equal(one[seen], two[seen])
+
+
+def test_looks_and_masks_reach_the_pixels() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (10, 12, 3), dtype=np.uint8)
+    np.testing.assert_array_equal(inverter().pixels(pixels, Look(strength=0.0)), pixels)
+    half = inverter().pixels(pixels, Look(strength=0.5))
+    np.testing.assert_array_equal(half, np.full_like(pixels, 128))  # 127.5 to even
+    mask = np.zeros((10, 12))
+    mask[:, 6:] = 1
+    found = inverter().pixels(pixels, mask=mask)
+    np.testing.assert_array_equal(found[:, :6], pixels[:, :6])
+    np.testing.assert_array_equal(found[:, 6:], 255 - pixels[:, 6:])
+
+
+def test_work_size_is_where_the_generator_works_and_not_the_size_of_the_result() -> None:
+    seen: list[torch.Size] = []
+
+    class Recording(Invert):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            seen.append(images.shape)
+            return super().forward(images)
+
+    translator = inverter()
+    translator._generator = Recording()
+    smooth = np.linspace(40, 200, 64).astype(np.uint8)[None, :, None].repeat(96, 0).repeat(3, 2)
+    found = translator.pixels(smooth, Look(work_size=32))
+    assert seen == [(1, 3, 48, 32)]
+    assert found.shape == smooth.shape
+    assert np.abs(found[:, 4:-4].astype(int) - (255 - smooth[:, 4:-4].astype(int))).max() <= 3
+
+
+def test_several_threads_at_once(run: Path) -> None:
+    translator = Translator.load(run, precision="bf16")
+    pictures = [np.random.default_rng(i).integers(0, 256, (20 + i, 18, 3), dtype=np.uint8) for i in range(8)]
+    expected = [Translator.load(run, precision="bf16")(picture) for picture in pictures]
+    with ThreadPoolExecutor(8) as pool:
+        for found, wanted in zip(pool.map(translator, pictures), expected, strict=True):
+            np.testing.assert_array_equal(found, wanted)
+    assert len(translator._networks) == 1
+
+
+def test_out_of_memory_falls_back_to_tiles(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    translator = Translator.load(run, precision="fp32")
+    pixels = np.random.default_rng(0).integers(0, 256, (260, 300, 3), dtype=np.uint8)
+    expected = translator(pixels)
+    tried: list[int | None] = []
+    plain = Translator._run_padded
+
+    def short_of_memory(self: Translator, *args: Any) -> None:
+        tried.append(args[-1])
+        if args[-1] is None or args[-1] > 128:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 123 bytes")
+        plain(self, *args)
+
+    monkeypatch.setattr(Translator, "_run_padded", short_of_memory)
+    found = translator(pixels)
+    assert tried == [None, 256, 128]
+    assert np.abs(found.astype(int) - expected).max() <= 1
+    monkeypatch.setattr(translator, "tile", None)  # whole, as asked for
+    with pytest.raises(RuntimeError, match="allocate memory"):
+        translator(pixels)
+
+
+def test_the_fingerprint_tells_weights_and_precision_apart(run: Path) -> None:
+    one, same = Translator.load(run, precision="fp32"), Translator.load(run, precision="fp32")
+    assert one.fingerprint == same.fingerprint
+    other = [Translator.load(run, "photo", precision="fp32"), Translator.load(run, precision="bf16")]
+    next(same._generator.parameters())[0, 0, 0, 0] += 1e-3
+    same.__dict__.pop("fingerprint")
+    assert len({one.fingerprint, same.fingerprint, *(each.fingerprint for each in other)}) == 4
 
 
 @pytest.fixture
@@ -257,3 +388,9 @@ def test_translating_needs_no_training_code(run: Path, tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert json.loads(done.stdout) == []
+
+
+def test_translated_batches_can_be_trained_on() -> None:
+    weight = torch.ones(1, requires_grad=True)
+    (inverter()(torch.rand(1, 3, 8, 8)) * weight).sum().backward()
+    assert weight.grad is not None
