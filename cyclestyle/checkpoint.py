@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import warnings
+import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -62,8 +65,8 @@ def _named_failures(path: Path) -> Iterator[None]:
     except (OSError, RuntimeError, safetensors.SafetensorError) as error:
         reason = " ".join(str(error).split())[:160]
         raise CheckpointError(
-            f"{path} cannot be written ({reason}): free some space or mend the folder; "
-            "the same command then goes on from the newest checkpoint"
+            f"{path} cannot be written ({reason}): free some space or mend the folder, "
+            "then give the same command again; a training goes on from its newest checkpoint"
         ) from error
 
 
@@ -89,11 +92,40 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: missing, damaged, or of a format that this version does not know.
     """
-    state = _guarded(path, lambda: torch.load(path, map_location="cpu", weights_only=True))
-    if not isinstance(state, dict) or "format" not in state or "method" not in state:
+    state = load_pickled(path)
+    if not is_checkpoint(state):
         raise CheckpointError(f"{path} is no checkpoint of cyclestyle: needed is a step_*.pt of a run folder")
+    return check_checkpoint(path, state)
+
+
+def is_checkpoint(state: object) -> bool:
+    """Whether what `load_pickled` gave is a checkpoint of a cyclestyle run."""
+    return isinstance(state, dict) and "format" in state and "method" in state
+
+
+def check_checkpoint(path: Path, state: dict[str, Any]) -> dict[str, Any]:
+    """`state` itself, read from `path`; raises `CheckpointError` where this version does not know its format."""
     _check_format(path, state["format"], CHECKPOINT_FORMAT)
     return state
+
+
+def load_pickled(path: Path) -> Any:
+    """Whatever `torch.save` put into a file (both of its layouts), onto the processor, never running code from it.
+
+    Raises:
+        CheckpointError: missing, damaged, of another kind, or more than weights and plain values.
+    """
+
+    def read() -> Any:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:  # torch.save does not compress: a file holds what it weighs
+                if sum(entry.file_size for entry in archive.infolist()) > path.stat().st_size:
+                    raise ValueError("its parts unpack to more than the file")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's advice on foreign pickles; the refusal below says what counts
+            return torch.load(path, map_location="cpu", weights_only=True)
+
+    return _guarded(path, read)
 
 
 def save_translator(path: Path, weights: dict[str, Tensor], metadata: dict[str, Any]) -> None:
@@ -113,6 +145,13 @@ def save_translator(path: Path, weights: dict[str, Tensor], metadata: dict[str, 
         safetensors.torch.save_file(tensors, partial, metadata=header)
 
 
+def is_safetensors(path: Path) -> bool:
+    """Whether the file begins as a safetensors file does: the length of a JSON header (8 bytes), then the header."""
+    with open(path, "rb") as file:
+        start = file.read(9)
+    return start[8:] == b"{" and int.from_bytes(start[:8], "little") <= path.stat().st_size - 8
+
+
 def load_translator(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Weights and metadata of a translator file.
 
@@ -120,19 +159,30 @@ def load_translator(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         CheckpointError: missing, damaged, or no translator of a format that this version knows.
     """
 
-    def read() -> tuple[dict[str, Tensor], dict[str, str]]:
+    def read() -> dict[str, Tensor]:
         with safetensors.safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
 
-    weights, header = _guarded(path, read)
+    metadata = load_metadata(path)
+    return _guarded(path, read), metadata
+
+
+def load_metadata(path: Path) -> dict[str, Any]:
+    """The metadata of a translator file, without reading its weights; raises as `load_translator` does."""
+
+    def read() -> dict[str, str]:
+        with safetensors.safe_open(path, framework="pt") as file:
+            return file.metadata() or {}
+
+    header = _guarded(path, read)
     try:
-        metadata = json.loads(header["cyclestyle"])
+        metadata: dict[str, Any] = json.loads(header["cyclestyle"])
         _check_format(path, metadata["format"], TRANSLATOR_FORMAT)
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, RecursionError):
         raise CheckpointError(
             f"{path} is a safetensors file, but no translator of cyclestyle (its metadata does not say what it is)"
         ) from None
-    return weights, metadata
+    return metadata
 
 
 def _guarded(path: Path, read: Callable[[], Any]) -> Any:
@@ -142,8 +192,27 @@ def _guarded(path: Path, read: Callable[[], Any]) -> Any:
     try:
         return read()
     except Exception as error:  # torch, zipfile, pickle and safetensors each have their own ways of failing
-        reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
-        raise CheckpointError(f"{path} cannot be read ({reason}): the file is damaged or of another kind") from error
+        code = _CODE.search(str(error))
+        if code is not None:
+            raise CheckpointError(
+                f"{path} wants to run code ({code[1]}) and was not loaded, nothing of it was run: needed are plain "
+                "weights, as torch.save(network.state_dict(), FILE) writes them"
+            ) from error
+        raise CheckpointError(
+            f"{path} cannot be read ({_reason(error)}): the file is damaged or of another kind"
+        ) from (error)
+
+
+# How torch names what a pickle wants to call, other than what tensors are made of.
+_CODE = re.compile(r"(?:[Uu]nsupported global: GLOBAL|[Uu]nsupported GLOBAL|[Uu]nsupported class) ([\w.]+)")
+
+
+def _reason(error: Exception) -> str:
+    """The first line of a library's message, for people; some of torch's are advice that would not help here."""
+    foreign = any(words in str(error) for words in ("Weights only load failed", "hasRecord"))
+    if foreign or isinstance(error, LookupError | EOFError):
+        return "it holds no weights that torch.save has written whole"
+    return str(error).splitlines()[0][:120] if str(error) else type(error).__name__
 
 
 def _check_format(path: Path, found: object, known: int) -> None:
