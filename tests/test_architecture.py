@@ -23,7 +23,7 @@ ROW_OF = {part: row for row, parts in enumerate(ROWS) for part in parts}
 
 ONE_FILE_EACH = {
     "albumentations": "data/transforms.py",
-    "tifffile": "data/decode.py",
+    "tifffile": "data/tiff.py",
     "torch.utils.tensorboard": "training/tracker.py",
     "tensorboard": "training/tracker.py",
 }

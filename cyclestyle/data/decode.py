@@ -1,43 +1,60 @@
-"""Reads one image file into pixels: H x W x C, uint8 or uint16, or a `DataError` that names the file and the reason.
+"""Reads one image file: its pixels, and for a translation its alpha and metadata, or a `DataError` that names it.
 
-Pillow reads nearly everything. OpenCV reads what Pillow reduces to 8 bits (16-bit colour PNG), tifffile the deeper and
-the many-channelled TIFFs, numpy .npy. What comes out is upright (EXIF), opaque (alpha over white), and has the
-channels that were asked for.
+Pillow reads nearly everything. OpenCV reads what Pillow reduces to 8 bits (16-bit colour PNG), `tiff` the deeper and
+the many-channelled TIFFs, numpy .npy. What comes out is upright (EXIF), uint8 or uint16, and has the channels that
+were asked for. `decode` lays alpha over white; `read_picture` keeps it.
 """
 
 from __future__ import annotations
 
 import io
-import logging
-import struct
+import math
+import mmap
+import re
 import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import (
     BmpImagePlugin,
     GifImagePlugin,
     Image,
-    ImageOps,
     JpegImagePlugin,
+    MpoImagePlugin,
     PngImagePlugin,
     TiffImagePlugin,
     UnidentifiedImageError,
     WebPImagePlugin,
 )
 
-from cyclestyle.data.pixels import depth_of, fit_channels, to_unsigned, turn_upright
+from cyclestyle.data import tiff
+from cyclestyle.data.metadata import ORIENTATION, Metadata, metadata_of, metadata_of_tiff
+from cyclestyle.data.pixels import (
+    Samples,
+    depth_of,
+    over_white,
+    row_blocks,
+    straight_colours,
+    to_unsigned,
+    turn_upright,
+)
 from cyclestyle.errors import DataError
 
 # Imported above, so that Pillow knows them before threads start; it would look for plugins in the middle of the first.
-_PLUGINS = (JpegImagePlugin, PngImagePlugin, WebPImagePlugin, TiffImagePlugin, BmpImagePlugin, GifImagePlugin)
+_PLUGINS = (
+    BmpImagePlugin,
+    GifImagePlugin,
+    JpegImagePlugin,
+    MpoImagePlugin,
+    PngImagePlugin,
+    TiffImagePlugin,
+    WebPImagePlugin,
+)
 _FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF")
-_ORIENTATION = 0x0112  # tag of EXIF and TIFF; 5 to 8 swap height and width
 _PNG, _TIFF, _NPY = b"\x89PNG\r\n\x1a\n", (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"), b"\x93NUMPY"
 
 
@@ -56,6 +73,23 @@ class Header:
     dtype: np.dtype
 
 
+@dataclass(frozen=True, kw_only=True)
+class Picture:
+    """A picture and what must go with it into the file that is written from it.
+
+    Attributes:
+        pixels: H x W x channels, uint8 or uint16, upright; straight colours, not laid over anything.
+        alpha: H x W, same dtype, 0 is transparent; None where the file has none.
+        metadata: for the upright picture.
+        num_frames: frames or pages in the file, of which this is the first: an animation, a TIFF of several pages.
+    """
+
+    pixels: np.ndarray
+    alpha: np.ndarray | None
+    metadata: Metadata
+    num_frames: int
+
+
 def decode(path: Path, channels: int) -> np.ndarray:
     """Pixels of an image file. May be called from several threads.
 
@@ -65,61 +99,38 @@ def decode(path: Path, channels: int) -> np.ndarray:
 
     Returns:
         H x W x `channels`, contiguous, its own memory; uint16 from files with more than 8 bits a channel. Floats in
-        [0, 1] and 32-bit integers fill the range of uint16. The first frame or page of several.
+        [0, 1] and 32-bit integers fill the range of uint16. Alpha lies over white. The first frame or page of several.
 
     Raises:
         DataError: anything at all that is wrong with the file; one line.
     """
-    with _reasons(path), _quiet:
-        pixels = _decode(path, channels)
-        assert pixels.ndim == 3, f"internal: decoded to shape {pixels.shape}"
-        return np.ascontiguousarray(pixels)
+    with reasons(path), quiet:
+        return over_white(_read(path, channels, whole=False)[0], channels)
 
 
-def read_header(path: Path, channels: int) -> Header:
-    """Size and depth of an image file, from its first bytes. Same arguments and errors as `decode`."""
-    with _reasons(path), _quiet:
-        with path.open("rb") as file:
-            start = file.read(32)
-        _refuse_foreign(start)
-        if start.startswith(_NPY):
-            array = _open_npy(path, channels)
-            return Header(array.shape[0], array.shape[1], depth_of(array.dtype))
-        if start.startswith(_TIFF):
-            with path.open("rb") as file:
-                return _tiff_header(file, channels)
-        _refuse_channels(channels)
-        with Image.open(path, formats=_FORMATS) as image:
-            width, height = image.size
-            if _orientation(image) >= 5:
-                width, height = height, width
-            deep = _is_deep_png(start) or image.mode.startswith(("I", "F"))
-            return Header(height, width, np.dtype(np.uint16 if deep else np.uint8))
+def read_picture(path: Path, channels: int) -> Picture:
+    """An image file with its alpha and metadata. Same arguments, errors and conversions as `decode`."""
+    with reasons(path), quiet:
+        samples, metadata, num_frames = _read(path, channels, whole=True)
+        pixels, alpha = straight_colours(samples, channels)
+        return Picture(pixels=pixels, alpha=alpha, metadata=metadata, num_frames=num_frames)
 
 
-def _decode(path: Path, channels: int) -> np.ndarray:
-    data = path.read_bytes()
-    _refuse_foreign(data)
-    if data.startswith(_NPY):
-        array = _open_npy(path, channels)
-        samples = to_unsigned(array)
-        return samples if channels not in (1, 3) else fit_channels(samples, channels, alpha=samples.shape[2] in (2, 4))
-    if data.startswith(_TIFF):
-        return _decode_tiff(data, channels)
-    _refuse_channels(channels)
-    return _decode_pillow(data, channels)
+def picture_of(image: Image.Image, channels: int) -> Picture:
+    """An open Pillow image, as `read_picture` gives a file.
 
+    Args:
+        image: of any mode.
+        channels: 1 (grey) or 3 (RGB).
 
-# ---------------------------------------------------------------------------------------------- Pillow and OpenCV
-
-
-def _decode_pillow(data: bytes, channels: int) -> np.ndarray:
-    with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
-        image.load()
-        if _is_deep_png(data):
-            samples = turn_upright(_opencv(data), _orientation(image))
-            return fit_channels(samples, channels, alpha=samples.shape[2] == 4)
-        return pixels_of(image, channels)
+    Raises:
+        DataError: the image's file is damaged, or its values are out of range; one line.
+    """
+    with reasons("the picture"), quiet:
+        samples = _samples_of(image)
+        metadata = metadata_of(image, *samples.values.shape[:2])
+        pixels, alpha = straight_colours(samples, channels)
+        return Picture(pixels=pixels, alpha=alpha, metadata=metadata, num_frames=_num_frames(image))
 
 
 def pixels_of(image: Image.Image, channels: int) -> np.ndarray:
@@ -132,19 +143,89 @@ def pixels_of(image: Image.Image, channels: int) -> np.ndarray:
     Returns:
         H x W x `channels`; uint16 from modes of more than 8 bits (I;16, I, F), else uint8.
     """
-    upright = _upright(image)
-    has_alpha = upright.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in upright.info
-    if upright.mode.startswith(("I", "F")):
-        samples = np.asarray(upright)[:, :, None]
-        if upright.mode == "I" and upright.format == "PNG":  # Pillow before 11: 16 bits in 32
-            samples = samples.astype(np.uint16)
-        return fit_channels(to_unsigned(samples), channels)
-    if has_alpha:
-        grey = upright.mode in ("1", "L", "LA", "La")
-        straight = upright.convert("LA" if grey and upright.mode != "La" else "RGBA")
-        return fit_channels(np.asarray(straight), channels, alpha=True)
-    plain = upright.convert("L" if upright.mode in ("1", "L") else "RGB")
-    return fit_channels(np.asarray(plain).reshape(plain.height, plain.width, -1), channels)
+    return over_white(_samples_of(image), channels)
+
+
+def read_header(path: Path, channels: int) -> Header:
+    """Size and depth of an image file, from its first bytes. Same arguments and errors as `decode`."""
+    with reasons(path), quiet:
+        start = _start_of(path)
+        if start.startswith(_NPY):
+            array = _open_npy(path, channels)
+            return Header(array.shape[0], array.shape[1], depth_of(array.dtype))
+        if start.startswith(_TIFF):
+            return Header(*tiff.read_size(path, channels, _refuse_bomb))
+        _refuse_channels(channels)
+        with Image.open(path, formats=_FORMATS) as image:
+            width, height = image.size
+            if _orientation(image) >= 5:
+                width, height = height, width
+            deep = _is_deep_png(start) or image.mode.startswith(("I", "F"))
+            return Header(height, width, np.dtype(np.uint16 if deep else np.uint8))
+
+
+def set_largest_image(megapixels: float) -> None:
+    """Refuse pictures of more pixels (in millions) than this, here and in Pillow; 178.9 unless told.
+
+    A small file may claim to be enormous (a decompression bomb). Holds for the whole process.
+    """
+    Image.MAX_IMAGE_PIXELS = max(1, round(megapixels * 1e6 / 2))  # Pillow refuses from twice as many on
+
+
+def _read(path: Path, channels: int, *, whole: bool) -> tuple[Samples, Metadata, int]:
+    """Samples upright, and if `whole` the metadata and the number of frames as well."""
+    start = _start_of(path)
+    if start.startswith(_NPY):
+        values = to_unsigned(_open_npy(path, channels))
+        has_alpha = channels in (1, 3) and values.shape[2] in (2, 4)
+        return Samples(values, "straight" if has_alpha else "none"), Metadata(), 1
+    if start.startswith(_TIFF):
+        samples = tiff.read_samples(path, channels, refuse_bomb=_refuse_bomb, by_opencv=_opencv)
+        if samples is None:
+            samples, _, _ = _read_pillow(path.read_bytes(), whole=False)
+        if not whole:
+            return samples, Metadata(), 1
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            metadata = metadata_of_tiff(data, *samples.values.shape[:2])
+        return samples, metadata, tiff.num_pages(path) if channels in (1, 3) else 1
+    _refuse_channels(channels)
+    return _read_pillow(path.read_bytes(), whole=whole)
+
+
+# ---------------------------------------------------------------------------------------------- Pillow and OpenCV
+
+
+def _read_pillow(data: bytes, *, whole: bool) -> tuple[Samples, Metadata, int]:
+    with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+        image.load()
+        if not _is_deep_png(data):
+            samples = _samples_of(image)
+        else:
+            values = turn_upright(_opencv(data), _orientation(image))
+            samples = Samples(values, "straight" if values.shape[2] == 4 else "none")
+        if not whole:
+            return samples, Metadata(), 1
+        return samples, metadata_of(image, *samples.values.shape[:2]), _num_frames(image)
+
+
+def _samples_of(image: Image.Image) -> Samples:
+    """Grey or RGB of an image of any mode, perhaps with alpha, upright."""
+    image.load()
+    orientation = _orientation(image)
+    if image.mode.startswith(("I", "F")):
+        values = np.asarray(image)[:, :, None]
+        if image.mode == "I" and image.format == "PNG":  # Pillow before 11: 16 bits in 32
+            values = values.astype(np.uint16)
+        return Samples(turn_upright(to_unsigned(values), orientation))
+    has_alpha = image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info
+    mode = ("L" if image.mode in ("1", "L", "LA", "La") else "RGB") + ("A" if has_alpha else "")
+    width, height = image.size
+    values = np.empty((height, width, len(mode)), np.uint8)
+    for rows in row_blocks(height, width * len(mode)):  # a few rows at a time, or Pillow would hold it three times
+        part = image.crop((0, rows.start, width, rows.stop))
+        part = part if part.mode == mode else part.convert(mode)
+        values[rows] = np.asarray(part).reshape(-1, width, len(mode))
+    return Samples(turn_upright(values, orientation), "straight" if has_alpha else "none")
 
 
 def _opencv(data: bytes) -> np.ndarray:
@@ -160,20 +241,23 @@ def _opencv(data: bytes) -> np.ndarray:
     return samples[:, :, order]
 
 
-def _upright(image: Image.Image) -> Image.Image:
-    try:
-        return ImageOps.exif_transpose(image)
-    except Exception:  # damaged EXIF: the pixels are as good as ever
-        return image
-
-
 def _orientation(image: Image.Image) -> int:
     """EXIF orientation, 1 to 8; 1 (upright) where there is none or it is damaged."""
     try:
-        value = image.getexif().get(_ORIENTATION, 1)
-    except Exception:  # as above
+        value = image.getexif().get(ORIENTATION, 1)
+    except Exception:  # damaged EXIF: the pixels are as good as ever
         return 1
     return value if value in range(1, 9) else 1
+
+
+def _num_frames(image: Image.Image) -> int:
+    """Frames of an animation or pages; a phone's JPEG may hold a depth map as well, which is neither."""
+    if image.format in ("JPEG", "MPO"):
+        return 1
+    try:
+        return max(1, int(getattr(image, "n_frames", 1)))
+    except Exception:  # damaged beyond the first frame
+        return 1
 
 
 def _is_deep_png(data: bytes) -> bool:
@@ -181,116 +265,7 @@ def _is_deep_png(data: bytes) -> bool:
     return data.startswith(_PNG) and len(data) > 25 and data[24] == 16 and data[25] != 0
 
 
-# ---------------------------------------------------------------------------------------------- TIFF and .npy
-
-
-def _decode_tiff(data: bytes, channels: int) -> np.ndarray:
-    import tifffile
-
-    logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # its complaints become our one line, or nothing
-    with tifffile.TiffFile(io.BytesIO(data)) as tiff:
-        page = tiff.pages[0]
-        _refuse_bomb(*_page_size(page))
-        if channels not in (1, 3):
-            return turn_upright(to_unsigned(_many_channels(tiff, channels)), _page_orientation(page))
-        if page.dtype is None or page.dtype.itemsize == 1:  # Pillow knows more compressions and colour spaces
-            return _decode_pillow(data, channels)
-        try:
-            samples = _channels_last(page.asarray(), page.axes)
-        except ValueError as error:
-            if "imagecodecs" not in str(error):
-                raise
-            samples = _opencv(_without_orientation(data, page))
-        colour, alpha = _tiff_colour(to_unsigned(samples), page)
-        return fit_channels(turn_upright(colour, _page_orientation(page)), channels, alpha=alpha)
-
-
-def _tiff_header(file: Any, channels: int) -> Header:
-    import tifffile
-
-    logging.getLogger("tifffile").setLevel(logging.CRITICAL)
-    with tifffile.TiffFile(file) as tiff:
-        page = tiff.pages[0]
-        height, width = _page_size(page)
-        dtype = depth_of(page.dtype or np.dtype(np.uint8))
-        if channels not in (1, 3) and page.samplesperpixel != channels:
-            _, height, width = _stack_layout(tiff.series[0], channels)
-        _refuse_bomb(height, width)
-        if _page_orientation(page) >= 5:
-            height, width = width, height
-        return Header(height, width, dtype)
-
-
-def _many_channels(tiff: Any, channels: int) -> np.ndarray:
-    """H x W x `channels` of a TIFF that holds them in one page (interleaved or planar) or in a page each."""
-    page = tiff.pages[0]
-    if page.samplesperpixel == channels:
-        return _channels_last(page.asarray(), page.axes)
-    axis, height, width = _stack_layout(tiff.series[0], channels)  # before reading: a stack may be huge
-    return np.moveaxis(tiff.series[0].asarray(), axis, -1).reshape(height, width, channels)
-
-
-def _stack_layout(series: Any, channels: int) -> tuple[int, int, int]:
-    """Channel axis, height and width of a TIFF's pages together: the axis the file names so, else the one that fits."""
-    shape: tuple[int, ...] = series.shape
-    named = [i for i, letter in enumerate(series.axes) if letter in "SC" and shape[i] != 1]
-    likely = named or [i for i, size in enumerate(shape) if size == channels]
-    if likely:
-        axis = likely[-1] if likely[-1] == len(shape) - 1 else likely[0]
-        others = [size for i, size in enumerate(shape) if i != axis]
-        if shape[axis] == channels and len(others) >= 2 and all(size == 1 for size in others[:-2]):
-            return axis, others[-2], others[-1]
-    raise ValueError(f"holds {' x '.join(map(str, shape))} values, but data.channels is {channels}")
-
-
-def _tiff_colour(samples: np.ndarray, page: Any) -> tuple[np.ndarray, bool]:
-    """Grey or RGB, perhaps with alpha, of the samples of a TIFF page: H x W x C, and whether the last is alpha."""
-    top = np.iinfo(samples.dtype).max
-    photometric = getattr(page.photometric, "name", "")
-    count = samples.shape[2]
-    if photometric == "SEPARATED" and count == 4:  # CMYK
-        light = (top - samples).astype(np.uint32)
-        return ((light[..., :3] * light[..., 3:] + top // 2) // top).astype(samples.dtype), False
-    if photometric not in ("RGB", "MINISBLACK", "MINISWHITE"):
-        raise ValueError(f"16-bit TIFF of the colour space {photometric.lower()} cannot be read; convert it to RGB")
-    if photometric == "MINISWHITE":
-        samples = top - samples
-    extra = [int(kind) for kind in page.extrasamples]  # 0 unknown, 1 alpha already multiplied in, 2 alpha
-    colours = 3 if photometric == "RGB" else 1
-    if count == colours or (colours == 1 and count == 3):  # three bands without names are taken for red, green, blue
-        return samples, False
-    if count != colours + 1 or not extra or (extra[0] == 0 and colours == 1):
-        raise ValueError(f"has {count} channels, but data.channels is 1 or 3")
-    if extra[0] == 0:  # infrared, say
-        return samples[..., :colours], False
-    if extra[0] == 1:
-        light = samples[..., :colours].astype(np.uint32) + (top - samples[..., colours : colours + 1])
-        return np.minimum(light, top).astype(samples.dtype), False
-    return samples[..., : colours + 1], True
-
-
-def _channels_last(samples: np.ndarray, axes: str) -> np.ndarray:
-    """H x W x C from a page's array, whose axes tifffile names: YX, YXS or (planar) SYX."""
-    if "S" not in axes:
-        return samples.reshape(*samples.shape[:2], 1) if samples.ndim == 2 else samples
-    return np.moveaxis(samples, axes.index("S"), -1)
-
-
-def _page_size(page: Any) -> tuple[int, int]:
-    return page.imagelength, page.imagewidth
-
-
-def _page_orientation(page: Any) -> int:
-    tag = page.tags.get(_ORIENTATION)
-    return int(tag.value) if tag is not None and tag.value in range(1, 9) else 1
-
-
-def _without_orientation(data: bytes, page: Any) -> bytes:
-    """The same TIFF, declared upright: OpenCV turns TIFFs by itself, unlike PNG, in some versions and depths."""
-    tag = page.tags.get(_ORIENTATION)
-    if tag is None:
-        return data
-    return data[: tag.valueoffset] + struct.pack(page.parent.byteorder + "H", 1) + data[tag.valueoffset + 2 :]
+# ---------------------------------------------------------------------------------------------- .npy
 
 
 def _open_npy(path: Path, channels: int) -> np.ndarray:
@@ -309,12 +284,15 @@ def _open_npy(path: Path, channels: int) -> np.ndarray:
 # ---------------------------------------------------------------------------------------------- refusals
 
 
-def _refuse_foreign(data: bytes) -> None:
-    """Name the files that people have most often and that are not read."""
-    if not data:
+def _start_of(path: Path) -> bytes:
+    """The first bytes of a file; names the files that people have most often and that are not read."""
+    with path.open("rb") as file:
+        start = file.read(32)
+    if not start:
         raise ValueError("the file is empty (0 bytes)")
-    if data[4:8] == b"ftyp":
+    if start[4:8] == b"ftyp":
         raise ValueError("a HEIC, AVIF or video file, which is not read; convert it to JPEG or PNG")
+    return start
 
 
 def _refuse_channels(channels: int) -> None:
@@ -324,21 +302,31 @@ def _refuse_channels(channels: int) -> None:
 
 def _refuse_bomb(height: int, width: int) -> None:
     """The limit at which Pillow refuses an image as a decompression bomb, for the files it does not open."""
-    limit = 2 * (Image.MAX_IMAGE_PIXELS or 2**62)
-    if height * width > limit:
-        raise ValueError(f"{width} x {height} pixels exceed the limit of {limit}")
+    if height * width > 2 * (Image.MAX_IMAGE_PIXELS or 2**62):
+        raise Image.DecompressionBombError(f"({height * width} pixels)")
+
+
+def _too_large(error: Exception) -> str:
+    limit = f"the limit of {2 * (Image.MAX_IMAGE_PIXELS or 2**62)} pixels"
+    found = re.search(r"\((\d+) pixels\)", str(error))
+    if found is None:
+        return f"exceeds {limit}; raise it with --max-megapixels"
+    return f"{found[1]} pixels exceed {limit}; raise it with --max-megapixels {math.ceil(int(found[1]) / 1e6)}"
 
 
 @contextmanager
-def _reasons(path: Path) -> Iterator[None]:
+def reasons(path: Path | str, verb: str = "read") -> Iterator[None]:
     """Whatever goes wrong inside becomes a `DataError` of one line. Decoders raise about every exception there is."""
     try:
         yield
     except UnidentifiedImageError:
         raise DataError(f"{path}: not an image, or of a kind that is not read") from None
+    except Image.DecompressionBombError as error:
+        raise DataError(f"{path}: {_too_large(error)}") from None
     except Exception as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        kind = "" if reason and isinstance(error, (OSError, ValueError)) else f"cannot be read, {type(error).__name__} "
+        plain = reason and isinstance(error, (OSError, ValueError, DataError))
+        kind = "" if plain else f"cannot be {verb}, {type(error).__name__} "
         raise DataError(f"{path}: {kind}{' '.join(reason.split())[:300]}".rstrip()) from error
 
 
@@ -366,4 +354,4 @@ class _Quiet:
                 self._saved = None
 
 
-_quiet = _Quiet()
+quiet = _Quiet()

@@ -1,0 +1,148 @@
+"""Reads the TIFFs that Pillow does not (more than 8 bits, many channels), and writes TIFFs. All that uses tifffile."""
+
+from __future__ import annotations
+
+import logging
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cyclestyle.data.metadata import ORIENTATION
+from cyclestyle.data.pixels import Samples, depth_of, from_cmyk, to_unsigned, turn_upright
+
+
+def read_samples(
+    path: Path,
+    channels: int,
+    *,
+    refuse_bomb: Callable[[int, int], None],
+    by_opencv: Callable[[bytes], np.ndarray],
+) -> Samples | None:
+    """The first page, upright; None where Pillow can read it and should, for it knows more kinds.
+
+    Args:
+        path: a TIFF or BigTIFF.
+        channels: 1 or 3: grey or RGB and perhaps alpha come out. Others: exactly so many, all data.
+        refuse_bomb: called with height and width before anything is decoded.
+        by_opencv: decodes a file's bytes to H x W x C; for compressions that tifffile needs help with.
+
+    Raises:
+        ValueError: not that many channels, or a kind that is not read.
+    """
+    with _open(path) as tiff:
+        page = tiff.pages[0]
+        refuse_bomb(*_page_size(page))
+        if channels not in (1, 3):
+            return Samples(turn_upright(to_unsigned(_many_channels(tiff, channels)), _page_orientation(page)))
+        if page.dtype is None or page.dtype.itemsize == 1:  # Pillow knows more compressions and colour spaces
+            return None
+        try:
+            values = _channels_last(page.asarray(), page.axes)
+        except ValueError as error:
+            if "imagecodecs" not in str(error):
+                raise
+            values = by_opencv(_without_orientation(path.read_bytes(), page))
+        samples = _colour(to_unsigned(values), page)
+        return Samples(turn_upright(samples.values, _page_orientation(page)), samples.alpha)
+
+
+def read_size(path: Path, channels: int, refuse_bomb: Callable[[int, int], None]) -> tuple[int, int, np.dtype]:
+    """Upright height and width and the dtype of what `read_samples` returns, without decoding."""
+    with _open(path) as tiff:
+        page = tiff.pages[0]
+        height, width = _page_size(page)
+        dtype = depth_of(page.dtype or np.dtype(np.uint8))
+        if channels not in (1, 3) and page.samplesperpixel != channels:
+            _, height, width = _stack_layout(tiff.series[0], channels)
+        refuse_bomb(height, width)
+        if _page_orientation(page) >= 5:
+            height, width = width, height
+        return height, width, dtype
+
+
+def num_pages(path: Path) -> int:
+    """Pages of a TIFF but smaller versions and masks of others; 1 where there is damage beyond the first."""
+    try:
+        with _open(path) as tiff:
+            pages = tiff.pages
+            return max(1, sum(not (page.is_reduced or page.is_mask) for page in pages))
+    except Exception:  # any damage
+        return 1
+
+
+def _open(path: Path) -> Any:
+    import tifffile
+
+    logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # its complaints become our one line, or nothing
+    return tifffile.TiffFile(path)
+
+
+def _many_channels(tiff: Any, channels: int) -> np.ndarray:
+    """H x W x `channels` of a TIFF that holds them in one page (interleaved or planar) or in a page each."""
+    page = tiff.pages[0]
+    if page.samplesperpixel == channels:
+        return _channels_last(page.asarray(), page.axes)
+    axis, height, width = _stack_layout(tiff.series[0], channels)  # before reading: a stack may be huge
+    return np.moveaxis(tiff.series[0].asarray(), axis, -1).reshape(height, width, channels)
+
+
+def _stack_layout(series: Any, channels: int) -> tuple[int, int, int]:
+    """Channel axis, height and width of a TIFF's pages together: the axis the file names so, else the one that fits."""
+    shape: tuple[int, ...] = series.shape
+    named = [i for i, letter in enumerate(series.axes) if letter in "SC" and shape[i] != 1]
+    likely = named or [i for i, size in enumerate(shape) if size == channels]
+    if likely:
+        axis = likely[-1] if likely[-1] == len(shape) - 1 else likely[0]
+        others = [size for i, size in enumerate(shape) if i != axis]
+        if shape[axis] == channels and len(others) >= 2 and all(size == 1 for size in others[:-2]):
+            return axis, others[-2], others[-1]
+    raise ValueError(f"holds {' x '.join(map(str, shape))} values, but data.channels is {channels}")
+
+
+def _colour(samples: np.ndarray, page: Any) -> Samples:
+    """Grey or RGB, perhaps with alpha, of the samples of a page, H x W x C."""
+    top = np.iinfo(samples.dtype).max
+    photometric = getattr(page.photometric, "name", "")
+    count = samples.shape[2]
+    if photometric == "SEPARATED" and count == 4:  # CMYK
+        return Samples(from_cmyk(samples))
+    if photometric not in ("RGB", "MINISBLACK", "MINISWHITE"):
+        raise ValueError(f"16-bit TIFF of the colour space {photometric.lower()} cannot be read; convert it to RGB")
+    if photometric == "MINISWHITE":
+        samples = top - samples
+    extra = [int(kind) for kind in page.extrasamples]  # 0 unknown, 1 alpha already multiplied in, 2 alpha
+    colours = 3 if photometric == "RGB" else 1
+    if count == colours or (colours == 1 and count == 3):  # three bands without names are taken for red, green, blue
+        return Samples(samples)
+    if count != colours + 1 or not extra or (extra[0] == 0 and colours == 1):
+        raise ValueError(f"has {count} channels, but data.channels is 1 or 3")
+    if extra[0] == 0:  # infrared, say
+        return Samples(samples[..., :colours])
+    return Samples(samples, "multiplied" if extra[0] == 1 else "straight")
+
+
+def _channels_last(samples: np.ndarray, axes: str) -> np.ndarray:
+    """H x W x C from a page's array, whose axes tifffile names: YX, YXS or (planar) SYX."""
+    if "S" not in axes:
+        return samples.reshape(*samples.shape[:2], 1) if samples.ndim == 2 else samples
+    return np.moveaxis(samples, axes.index("S"), -1)
+
+
+def _page_size(page: Any) -> tuple[int, int]:
+    return page.imagelength, page.imagewidth
+
+
+def _page_orientation(page: Any) -> int:
+    tag = page.tags.get(ORIENTATION)
+    return int(tag.value) if tag is not None and tag.value in range(1, 9) else 1
+
+
+def _without_orientation(data: bytes, page: Any) -> bytes:
+    """The same TIFF, declared upright: OpenCV turns TIFFs by itself, unlike PNG, in some versions and depths."""
+    tag = page.tags.get(ORIENTATION)
+    if tag is None:
+        return data
+    return data[: tag.valueoffset] + struct.pack(page.parent.byteorder + "H", 1) + data[tag.valueoffset + 2 :]
