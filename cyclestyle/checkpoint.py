@@ -145,6 +145,16 @@ def save_translator(path: Path, weights: dict[str, Tensor], metadata: dict[str, 
         safetensors.torch.save_file(tensors, partial, metadata=header)
 
 
+def save_weights(path: Path, weights: dict[str, Tensor]) -> None:
+    """Write a plain state dict as `torch.save` does, for other tools.
+
+    Raises:
+        CheckpointError: the disk does not take it; a file that was there stays as it was.
+    """
+    with _named_failures(path), replacing(path) as partial:
+        torch.save(weights, partial)
+
+
 def is_safetensors(path: Path) -> bool:
     """Whether the file begins as a safetensors file does: the length of a JSON header (8 bytes), then the header."""
     with open(path, "rb") as file:

@@ -20,10 +20,17 @@ from types import ModuleType
 from typing import NoReturn, TextIO
 
 from cyclestyle import __version__
-from cyclestyle.cli import config, samples, train, translate
+from cyclestyle.cli import config, export, import_, samples, train, translate
 from cyclestyle.errors import CyclestyleError
 
-VERBS = {"train": train, "translate": translate, "samples": samples, "config": config}
+VERBS = {
+    "train": train,
+    "translate": translate,
+    "samples": samples,
+    "config": config,
+    "import": import_,
+    "export": export,
+}
 
 USER_MISTAKE = 2
 INTERRUPTED = 130

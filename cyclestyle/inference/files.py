@@ -219,12 +219,18 @@ def _choose(specs: Sequence[TranslatorSpec], to: str | None, source: Path) -> in
 
 
 def _spec_from(metadata: Mapping[str, Any], source: Path) -> TranslatorSpec:
-    """A description that was read from a file, with every value checked: it may come from anywhere."""
+    """A description that was read from a file, which may come from anywhere: every value is checked."""
     known = {field.name for field in fields(TranslatorSpec)}
     try:
         spec = TranslatorSpec(**{key: value for key, value in metadata.items() if key in known})
     except TypeError as error:
         raise CheckpointError(f"{source} does not describe its translator fully ({error})") from error
+    check_spec(spec, source)
+    return spec
+
+
+def check_spec(spec: TranslatorSpec, source: Path) -> None:
+    """Raise `CheckpointError`, which names the file `source`, where a value of `spec` has a wrong type or range."""
     for key in ("source", "target"):
         name = getattr(spec, key)
         if not isinstance(name, str) or not _NAME.fullmatch(name):
@@ -244,7 +250,6 @@ def _spec_from(metadata: Mapping[str, Any], source: Path) -> TranslatorSpec:
     ):
         _refuse(source, "scores", scores, "a number by each name")
     _generator_from(spec.generator, source)
-    return spec
 
 
 def _generator_from(section: object, source: Path) -> GeneratorConfig:
