@@ -17,39 +17,19 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from cyclestyle.data.decode import picture_of
 from cyclestyle.devices import Precision, choose_device, choose_precision, is_out_of_memory
 from cyclestyle.errors import DataError
 from cyclestyle.images import to_pixels, to_tensor
-from cyclestyle.inference.files import TranslatorSpec, read_translator
+from cyclestyle.inference.files import TranslatorSpec, build_translator_network, read_translator
 from cyclestyle.inference.look import Look, lay_over, resized, work_shape
+from cyclestyle.inference.tiling import ReadRows, WriteRows, translate_tiled
+from cyclestyle.networks.build import inference_memory_format
 
-try:  # TEMP until they land
-    from cyclestyle.data.decode import picture_of
-except ImportError:
-    from types import SimpleNamespace
-    from cyclestyle.data.decode import pixels_of
-    def picture_of(image, channels): return SimpleNamespace(pixels=pixels_of(image, channels), alpha=None)
-try:
-    from cyclestyle.inference.files import build_translator_network
-except ImportError:
-    def build_translator_network(spec, weights, source):
-        from cyclestyle.config.schema import GeneratorConfig
-        from cyclestyle.errors import CheckpointError
-        from cyclestyle.networks.build import build_generator
-        generator = build_generator(GeneratorConfig(**spec.generator), spec.channels)
-        try:
-            generator.load_state_dict(weights)
-        except RuntimeError as error:
-            raise CheckpointError(f"{source}: the weights do not fit the generator that it describes") from error
-        return generator
-try:
+try:  # TEMP until it lands
     from cyclestyle.inference.memory import choose_tile
-    from cyclestyle.inference.tiling import translate_tiled
 except ImportError:
     def choose_tile(*args): return None
-    translate_tiled = None
-ReadRows = WriteRows = Any
-from cyclestyle.networks.build import inference_memory_format
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
