@@ -11,7 +11,8 @@ machine that becomes slower meanwhile counts on both sides.
 A child translates either all n pictures or one. An image costs (time of n - time of 1) / (n - 1); start-up is the time
 of one picture less one image's: the interpreter, imports, weights, the first call of every kernel. Moments at which
 output files appear would not do: a tool that works on several pictures at once or writes late would look faster. What
-a tool starts only for many pictures (worker processes) counts as time of the images.
+a tool starts only for many pictures (worker processes) counts as time of the images. With few pictures the noise of
+start-up shows: take enough that all of them last ten times as long.
 
 `network` is one pass of the generator alone on one picture, in a child of the same precision and threads; its share of
 an image's time can pass 100% where a tool runs several pictures side by side. Pictures are rendered landscapes.
@@ -80,10 +81,10 @@ class Tool:
 
 @dataclass(frozen=True)
 class Times:
-    """Seconds of one tool in one round."""
+    """Seconds of one tool in one round: a child with one picture, a child with all, one pass of the network."""
 
-    image: float
-    startup: float
+    one: float
+    many: float
     network: float
 
 
@@ -156,9 +157,13 @@ def print_network_seconds(args: argparse.Namespace) -> None:
 
 def measure(tool: Tool, setting: Setting) -> Times:
     """One round of one tool."""
-    one, many = translate(tool, setting, "one"), translate(tool, setting, "all")
-    image = (many - one) / (setting.num_images - 1)
-    return Times(image=image, startup=one - image, network=time_network(tool, setting))
+    return Times(translate(tool, setting, "one"), translate(tool, setting, "all"), time_network(tool, setting))
+
+
+def image_seconds(rounds: list[Times], num_images: int) -> list[float]:
+    """Seconds an image in each round; start-up, which is noisy, is the median's over all rounds."""
+    one = statistics.median(times.one for times in rounds)
+    return [(times.many - one) / (num_images - 1) for times in rounds]
 
 
 def make_weights(args: argparse.Namespace) -> tuple[TranslatorSpec, dict[str, torch.Tensor]]:
@@ -217,18 +222,19 @@ def psnr(tool: Tool, setting: Setting) -> float:
     return 10 * float(np.log10(255**2 / mean)) if mean else float("inf")
 
 
-def print_table(tools: list[Tool], base: Tool, rounds: dict[Tool, list[Times]]) -> None:
+def print_table(tools: list[Tool], base: Tool, rounds: dict[Tool, list[Times]], num_images: int) -> None:
     """Medians over the rounds; the ratio is taken in each round first."""
     versus = f"x {base.name}"
     columns = ("images/s", "s/image", "(range)", "start-up s", "network s", "share", versus)
     widths = (9, 9, 17, 11, 10, 7, max(8, len(versus) + 2))
     print(f"{'':>18}" + "".join(f"{name:>{width}}" for name, width in zip(columns, widths, strict=True)))
+    seconds = {tool: image_seconds(rounds[tool], num_images) for tool in tools}
     for tool in tools:
-        images, networks = [times.image for times in rounds[tool]], [times.network for times in rounds[tool]]
-        image, network = statistics.median(images), statistics.median(networks)
-        ratio = statistics.median(b.image / a.image for a, b in zip(rounds[tool], rounds[base], strict=True))
-        startup = statistics.median(times.startup for times in rounds[tool])
-        spread = f"{min(images):.4f}-{max(images):.4f}"
+        image = statistics.median(seconds[tool])
+        startup = statistics.median(times.one for times in rounds[tool]) - image
+        network = statistics.median(times.network for times in rounds[tool])
+        ratio = statistics.median(b / a for a, b in zip(seconds[tool], seconds[base], strict=True))
+        spread = f"{min(seconds[tool]):.4f}-{max(seconds[tool]):.4f}"
         cells = (f"{1 / image:.2f}", f"{image:.4f}", spread, f"{startup:.1f}", f"{network:.4f}")
         row = (*cells, f"{network / image:.0%}", f"{ratio:.2f}")
         print(f"{tool.name:>18}" + "".join(f"{cell:>{width}}" for cell, width in zip(row, widths, strict=True)))
@@ -284,9 +290,7 @@ def run_benchmark(args: argparse.Namespace, work: Path) -> None:
     tools = [Tool(f"cyclestyle {name}", name) for name in args.precision]
     if args.other is not None:
         if not other_can_load(generator) or args.size % 4:
-            stop(
-                "the other tool has no such generator (ResNet-6 or -9 as in the paper), or rounds this size: leave out --other"
-            )
+            stop("the other tool has no such generator, or rounds this size: leave out --other")
         (work / "checkpoints" / "same").mkdir(parents=True)
         torch.save(dict(weights), work / "checkpoints" / "same" / "latest_net_G.pth")
         tools.append(Tool("other fp32", "fp32", args.other.resolve()))
@@ -304,7 +308,7 @@ def run_benchmark(args: argparse.Namespace, work: Path) -> None:
         for tool in tools:
             rounds[tool].append(measure(tool, setting))
     base = next((tool for tool in tools if tool.other), next((t for t in tools if t.precision == "fp32"), tools[0]))
-    print_table(tools, base, rounds)
+    print_table(tools, base, rounds, args.num_images)
     for tool in tools if trained else ():
         if tool.precision != "fp32":
             count = min(args.num_images, PSNR_IMAGES)
