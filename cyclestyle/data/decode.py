@@ -198,6 +198,8 @@ def _read(path: Path, channels: int, *, whole: bool) -> tuple[Samples, Metadata,
 def _read_pillow(data: bytes, *, whole: bool) -> tuple[Samples, Metadata, int]:
     with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
         image.load()
+        if data.startswith(_PNG) and data[24:26] in (b"\2\0", b"\4\0") and "transparency" in image.info:
+            image.info["transparency"] *= {2: 85, 4: 17}[data[24]]  # grey of 2 or 4 bits: Pillow widens only the pixels
         if not _is_deep_png(data):
             samples = _samples_of(image)
         else:
@@ -216,7 +218,12 @@ def _samples_of(image: Image.Image) -> Samples:
         values = np.asarray(image)[:, :, None]
         if image.mode == "I" and image.format == "PNG":  # Pillow before 11: 16 bits in 32
             values = values.astype(np.uint16)
-        return Samples(turn_upright(to_unsigned(values), orientation))
+        samples = to_unsigned(values)
+        transparent = image.info.get("transparency")
+        if image.format != "PNG" or not isinstance(transparent, int):
+            return Samples(turn_upright(samples, orientation))
+        opacity = np.where(samples == transparent, 0, np.iinfo(samples.dtype).max).astype(samples.dtype)
+        return Samples(turn_upright(np.concatenate([samples, opacity], axis=2), orientation), "straight")
     has_alpha = image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info
     mode = ("L" if image.mode in ("1", "L", "LA", "La") else "RGB") + ("A" if has_alpha else "")
     width, height = image.size
@@ -270,7 +277,7 @@ def _is_deep_png(data: bytes) -> bool:
 
 def _open_npy(path: Path, channels: int) -> np.ndarray:
     """H x W x C of the file's own dtype, not read yet (mapped: a header cannot claim more than the file holds)."""
-    array = np.load(path, mmap_mode="r", allow_pickle=False)
+    array = np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
     if array.ndim == 2:
         array = array[:, :, None]
     if array.ndim != 3 or array.size == 0:
@@ -325,7 +332,7 @@ def reasons(path: Path | str, verb: str = "read") -> Iterator[None]:
         raise DataError(f"{path}: {_too_large(error)}") from None
     except Exception as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        plain = reason and isinstance(error, (OSError, ValueError, DataError))
+        plain = reason and isinstance(error, (OSError, ValueError))
         kind = "" if plain else f"cannot be {verb}, {type(error).__name__} "
         raise DataError(f"{path}: {kind}{' '.join(reason.split())[:300]}".rstrip()) from error
 

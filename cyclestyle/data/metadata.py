@@ -9,7 +9,6 @@ Sources: TIFF 6.0; Exif 2.32 (CIPA DC-008); the BigTIFF design (Adobe, libtiff).
 
 from __future__ import annotations
 
-import math
 import struct
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -24,7 +23,8 @@ ORIENTATION = 0x0112  # 1 to 8; 5 to 8 swap height and width
 _EXIF, _GPS, _INTEROP = 0x8769, 0x8825, 0xA005
 _POINTERS = {0: (_EXIF, _GPS), _EXIF: (_INTEROP,)}  # directory -> tags in it that point to another
 _WIDTHS, _HEIGHTS = (0x0100, 0xA002), (0x0101, 0xA003)  # in the main directory, in Exif's
-_ICC, _X_RESOLUTION, _Y_RESOLUTION, _RESOLUTION_UNIT = 34675, 282, 283, 296
+ICC_PROFILE = 34675
+_X_RESOLUTION, _Y_RESOLUTION, _RESOLUTION_UNIT = 282, 283, 296
 _OFFSETS = {273, 279, 324, 325, 330, 513, 514}  # would point to where their data no longer is
 # Tags of a TIFF's main directory that describe the picture, not how it is stored: name, description, make, model,
 # software, time, artist, computer, rating, copyright, and Windows's title, comment, author, keywords, subject.
@@ -84,10 +84,10 @@ def metadata_of(image: Image.Image, height: int, width: int) -> Metadata:
 def metadata_of_tiff(data: bytes | mmap, height: int, width: int) -> Metadata:
     """Of a TIFF or BigTIFF file's first page, whose upright size is `height` x `width`."""
     try:
-        order, tags = _parse(data)
+        order, tags = parse(data)
     except Exception:  # any damage
         return Metadata()
-    profile = tags.get(_ICC)
+    profile = tags.get(ICC_PROFILE)
     return Metadata(
         icc_profile=(profile.raw or None) if isinstance(profile, Tag) else None,
         exif=_exif_bytes(order, {tag: tags[tag] for tag in tags if tag in _DESCRIPTIVE}, height, width),
@@ -105,7 +105,7 @@ def clean_exif(exif: bytes, height: int, width: int, *, only: Collection[int] | 
         only: tags of the main directory to keep; all by default.
     """
     try:
-        order, tags = _parse(exif.removeprefix(EXIF_PREFIX))
+        order, tags = parse(exif.removeprefix(EXIF_PREFIX))
     except Exception:  # any damage
         return None
     return _exif_bytes(order, {tag: tags[tag] for tag in tags if only is None or tag in only}, height, width)
@@ -113,7 +113,7 @@ def clean_exif(exif: bytes, height: int, width: int, *, only: Collection[int] | 
 
 def tiff_tags(exif: bytes) -> Tags:
     """The tags of EXIF that stand in the main directory of a TIFF, in little-endian order. `pack` packs directories."""
-    order, tags = _parse(exif.removeprefix(EXIF_PREFIX))
+    order, tags = parse(exif.removeprefix(EXIF_PREFIX))
     described: Tags = {tag: tags[tag] for tag in tags if tag in _DESCRIPTIVE}
     return described if order == "<" else _swapped(described)
 
@@ -127,7 +127,7 @@ def colour_space(profile: bytes) -> str:
 # ---------------------------------------------------------------------------------------------- directories
 
 
-def _parse(data: bytes | mmap) -> tuple[str, Tags]:
+def parse(data: bytes | mmap) -> tuple[str, Tags]:
     """Byte order and main directory of EXIF without its prefix, a TIFF or a BigTIFF."""
     order = {b"II": "<", b"MM": ">"}[data[:2]]
     big = struct.unpack_from(order + "H", data, 2)[0] == 43
@@ -223,12 +223,12 @@ def _exif_bytes(order: str, tags: Tags, height: int, width: int) -> bytes | None
 
 
 def _resolution(dpi: object) -> tuple[float, float] | None:
-    """Two positive numbers, or None."""
+    """Two numbers that can be meant, or None."""
     try:
         across, down = (float(value) for value in dpi)  # type: ignore[attr-defined]
     except Exception:  # of another shape, or a fraction over nought
         return None
-    return (across, down) if 0 < across < math.inf and 0 < down < math.inf else None
+    return (across, down) if 0 < across <= 65535 and 0 < down <= 65535 else None  # JPEG has 16 bits
 
 
 def _tiff_resolution(order: str, tags: Tags) -> tuple[float, float] | None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import mmap
+import os
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -10,8 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from cyclestyle.data.metadata import ORIENTATION
+from cyclestyle.data.metadata import ICC_PROFILE, ORIENTATION, Metadata, Tag, Tags, pack, parse, tiff_tags
 from cyclestyle.data.pixels import Samples, depth_of, from_cmyk, to_unsigned, turn_upright
+
+_LARGEST = 2**32 - 2**20  # bytes of a TIFF's samples and tags: its offsets have 32 bits
 
 
 def read_samples(
@@ -146,3 +150,56 @@ def _without_orientation(data: bytes, page: Any) -> bytes:
     if tag is None:
         return data
     return data[: tag.valueoffset] + struct.pack(page.parent.byteorder + "H", 1) + data[tag.valueoffset + 2 :]
+
+
+# ---------------------------------------------------------------------------------------------- writing
+
+
+def write(path: Path, pixels: np.ndarray, *, alpha: np.ndarray | None, metadata: Metadata) -> None:
+    """A TIFF, or a BigTIFF where it would exceed 4 GiB; not compressed: every program reads that, and it is instant.
+
+    Args:
+        path: where to.
+        pixels: H x W x C, uint8 or uint16: 1 is grey, 3 RGB, others are bands without names.
+        alpha: H x W, same dtype, not multiplied into the colours; beside grey or RGB only.
+        metadata: what is in it is written.
+    """
+    import tifffile
+
+    channels = pixels.shape[2]
+    samples = pixels if alpha is None else np.concatenate([pixels, alpha[:, :, None]], axis=2)
+    if samples.shape[2] == 1:
+        samples = samples[:, :, 0]
+    options: dict[str, Any] = {} if samples.ndim == 2 else {"planarconfig": "contig"}
+    if alpha is not None:
+        options["extrasamples"] = ["unassalpha"]
+    if metadata.dpi is not None:
+        options |= {"resolution": metadata.dpi, "resolutionunit": "INCH"}
+    tags = {} if metadata.exif is None else tiff_tags(metadata.exif)
+    if metadata.icc_profile is not None:
+        tags[ICC_PROFILE] = Tag(7, metadata.icc_profile)
+    tifffile.imwrite(
+        path,
+        samples,
+        photometric="rgb" if channels == 3 else "minisblack",
+        byteorder="<",
+        bigtiff=samples.nbytes + len(metadata.icc_profile or b"") + len(metadata.exif or b"") > _LARGEST,
+        metadata=None,
+        software=False,
+        **options,
+    )
+    if tags:  # by hand: tifffile does not write directories below the main one
+        _add_tags(path, tags)
+
+
+def _add_tags(path: Path, tags: Tags) -> None:
+    """Adds tags to the first directory of a little-endian TIFF: a new one at the end takes its place."""
+    with path.open("r+b") as file:
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            big = data[2] == 43
+            _, stored = parse(data)
+        end = file.seek(0, os.SEEK_END)
+        offset = end + end % 2
+        file.write(bytes(end % 2) + pack(stored | tags, offset, big=big))
+        file.seek(8 if big else 4)
+        file.write(struct.pack("<Q" if big else "<I", offset))
