@@ -17,19 +17,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     source.add_argument(
         "--resume", type=Path, metavar="RUN", help="go on with this run folder, such as runs/quickstart"
     )
+    parser.add_argument(
+        "--init-from",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="start the generators of a new run from this run folder, checkpoint, translator or old .pth; repeatable, "
+        "once for each direction",
+    )
     add_settings(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Train; the run itself prints where its results are."""
+    more = {"init_from": args.init_from} if args.init_from else {}
     if args.resume is not None:
         settings = settings_of(args)
         from cyclestyle.training.run import resume
 
-        resume(args.resume, settings)
+        resume(args.resume, settings, **more)
         return 0
     config = load_settings(args)  # before torch is imported: a slip in the config shows at once
     from cyclestyle.training.run import train
 
-    train(config)
+    train(config, **more)
     return 0

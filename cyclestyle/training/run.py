@@ -21,13 +21,14 @@ from cyclestyle.config.rules import generator_stride, receptive_field
 from cyclestyle.config.schema import SAMPLE_ROOT, Config
 from cyclestyle.data.loader import Data, build_data, load_fixed
 from cyclestyle.data.synthetic import make_samples, samples_complete
-from cyclestyle.devices import Precision, choose_device, choose_precision
+from cyclestyle.devices import choose_device, choose_precision
 from cyclestyle.distributed import launched_processes, world_size
 from cyclestyle.errors import CheckpointError, ConfigError
 from cyclestyle.inference.files import TranslatorSpec
 from cyclestyle.methods.build import build_method
 from cyclestyle.networks.build import count_parameters, training_memory_format
 from cyclestyle.training.ema import Averages
+from cyclestyle.training.initial_weights import Files, InitialWeights, read_initial_weights, start_from
 from cyclestyle.training.optimization import Optimization
 from cyclestyle.training.previews import Previews
 from cyclestyle.training.run_folder import RunFolder
@@ -53,11 +54,12 @@ _INCIDENTAL = ("output_dir", "log", "evaluate", "train.steps", "train.epochs", "
                "train.keep_checkpoints", "data.num_workers", "data.cache", "data.cache_limit_gb")  # fmt: skip
 
 
-def train(config: Config | Mapping[str, Any] | str | Path) -> Path:
+def train(config: Config | Mapping[str, Any] | str | Path, init_from: Files = ()) -> Path:
     """Train a run, or go on with it where its folder already holds a checkpoint.
 
     Args:
         config: a loaded `Config`, a nested mapping like the YAML files, or the path of a YAML file.
+        init_from: files or run folders whose generators a new run starts from.
 
     Returns:
         The run folder.
@@ -75,11 +77,15 @@ def train(config: Config | Mapping[str, Any] | str | Path) -> Path:
     state = folder.load_latest()
     if state is not None:
         _check_fits(config, state, folder)
+        if init_from:
+            logger.warning("--init-from was ignored: %s goes on from its own checkpoint", folder.path)
         if state["step"] >= (config.train.steps or _known_length(config, state)):
             _restore_translators(folder, state)
             _say_finished(config, folder, state["step"])
             return folder.path
-    trainer, data = _assemble(config, folder, state)
+    files = init_from if state is None else ()
+    initial = read_initial_weights(files, config.generator, config.data.channels, _names(config))
+    trainer, data = _assemble(config, folder, state, initial)
     try:
         stop = trainer.run()
     except (MemoryError, RuntimeError) as error:
@@ -108,7 +114,7 @@ def _refuse_several_processes() -> None:
         )
 
 
-def resume(run: Path, overrides: Sequence[str] = ()) -> Path:
+def resume(run: Path, overrides: Sequence[str] = (), init_from: Files = ()) -> Path:
     """Go on with the run in folder `run`, by its own config with `key=value` overrides.
 
     Raises:
@@ -122,7 +128,7 @@ def resume(run: Path, overrides: Sequence[str] = ()) -> Path:
         raise ConfigError(f"{fixed[0]} was given with --resume {run}: a run goes on in its own folder; leave it out")
     # The folder may have been moved or renamed since: where it is now is where the run goes on.
     place = [f"output_dir={run.resolve().parent}", f"name={run.resolve().name}"]
-    return train(load_config(config_file, [*place, *overrides]))
+    return train(load_config(config_file, [*place, *overrides]), init_from)
 
 
 def _restore_translators(folder: RunFolder, state: dict[str, Any]) -> None:
@@ -134,7 +140,9 @@ def _restore_translators(folder: RunFolder, state: dict[str, Any]) -> None:
             save_translator(path, state["averages"][name], {**spec, "step": state["step"]})
 
 
-def _assemble(config: Config, folder: RunFolder, state: dict[str, Any] | None) -> tuple[Trainer, Data]:
+def _assemble(
+    config: Config, folder: RunFolder, state: dict[str, Any] | None, initial: InitialWeights
+) -> tuple[Trainer, Data]:
     """Build every component from its section, at the state of a checkpoint if there is one."""
     device = choose_device(config.train.device)
     precision = choose_precision(config.train.precision, device)
@@ -147,6 +155,7 @@ def _assemble(config: Config, folder: RunFolder, state: dict[str, Any] | None) -
     method = build_method(
         config.method, config.generator, config.discriminator, channels=config.data.channels, seed=config.seed
     ).to(device)
+    origins = start_from(initial, method)
     method.to(memory_format=training_memory_format(device))
     num_steps = config.train.steps or _length(config.train.epochs, data.epoch_images, config.train.batch_size)
     tracker = Tracker(folder.path, state["step"] if state else 0)
@@ -169,7 +178,7 @@ def _assemble(config: Config, folder: RunFolder, state: dict[str, Any] | None) -
     )
     if state is not None:
         trainer.load_state_dict(state)
-    _introduce(config, trainer, data, precision)
+    _introduce(config, trainer, data, origins)
     return trainer, data
 
 
@@ -271,7 +280,7 @@ def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _introduce(config: Config, trainer: Trainer, data: Data, precision: Precision) -> None:
+def _introduce(config: Config, trainer: Trainer, data: Data, origins: Mapping[str, str]) -> None:
     """Say on stderr and in TensorBoard what is about to be trained."""
     name_a, name_b = _names(config)
     parameters = {
@@ -283,8 +292,9 @@ def _introduce(config: Config, trainer: Trainer, data: Data, precision: Precisio
         "method": config.method.name,
         "parameters": ", ".join(f"{number / 1e6:.2f} M in {player}" for player, number in parameters.items()),
         "discriminators": f"judge patches of {receptive_field(config.discriminator)} px",
-        "device": f"{trainer.device.type}, {precision.name} ({precision.reason})",
+        "device": f"{trainer.device.type}, {trainer.precision.name} ({trainer.precision.reason})",
         "steps": f"{trainer.step} done of {trainer.num_steps}",
+        **origins,
     }
     for key, value in facts.items():
         logger.info("%s: %s", key, value)
