@@ -82,19 +82,44 @@ def list_images(folder: Path, *, key: str) -> list[Path]:
         DataError: `folder` is missing, no folder, unreadable or holds no images.
     """
     _require_folder(folder, key)
-    images: list[Path] = []
-    others: Counter[str] = Counter()
-    try:
-        for path in _walk(folder, {os.path.realpath(folder)}):
-            if path.suffix.lower() in SUFFIXES:
-                images.append(path)
-            else:
-                others[path.suffix.lower() or "files without suffix"] += 1
-    except OSError as error:
+    found = find_images(folder)
+    for error in found.unreadable.values():
         raise DataError(f"{key}: cannot read {error.filename}: {error.strerror}") from error
-    if not images:
-        raise DataError(f"{key}: {folder} holds no images{_instead(others)}; needed: {_suffix_names()}")
-    return sorted(images, key=lambda path: path.relative_to(folder).as_posix())
+    if not found.images:
+        raise DataError(f"{key}: {folder} holds no images{_instead(found.others)}; needed: {suffix_names()}")
+    return found.images
+
+
+@dataclass(frozen=True)
+class Found:
+    """What lies below a folder.
+
+    Attributes:
+        images: in the order of their `/`-separated names, the same on every file system.
+        others: how many files of each other suffix (lower case, with its dot).
+        unreadable: folders that could not be looked into, and why.
+    """
+
+    images: list[Path]
+    others: Counter[str]
+    unreadable: dict[Path, OSError]
+
+
+def find_images(folder: Path) -> Found:
+    """All images below a folder as `list_images` gives them; what cannot be read is told, not raised."""
+    found = Found([], Counter(), {})
+    for path in _walk(folder, {os.path.realpath(folder)}, found.unreadable):
+        if is_image_name(path):
+            found.images.append(path)
+        else:
+            found.others[path.suffix.lower() or "files without suffix"] += 1
+    found.images.sort(key=lambda path: path.relative_to(folder).as_posix())
+    return found
+
+
+def is_image_name(path: Path) -> bool:
+    """Whether the suffix says that it is an image."""
+    return path.suffix.lower() in SUFFIXES
 
 
 def _train_folder(root: str | None, domain: DomainConfig, letter: str) -> tuple[Path, str]:
@@ -117,17 +142,23 @@ def _train_folder(root: str | None, domain: DomainConfig, letter: str) -> tuple[
     return base / name, "data.root"
 
 
-def _walk(folder: Path, seen: set[str]) -> Iterator[Path]:
+def _walk(folder: Path, seen: set[str], unreadable: dict[Path, OSError]) -> Iterator[Path]:
     """Files below `folder`; `seen` holds the real paths of folders already entered."""
-    with os.scandir(folder) as entries:
-        visible = sorted((entry for entry in entries if not entry.name.startswith(".")), key=lambda entry: entry.name)
+    try:
+        with os.scandir(folder) as entries:
+            visible = sorted(
+                (entry for entry in entries if not entry.name.startswith(".")), key=lambda entry: entry.name
+            )
+    except OSError as error:
+        unreadable[folder] = error
+        return
     for entry in visible:
         path = folder / entry.name
         if entry.is_dir():
             real = os.path.realpath(path)
             if real not in seen:
                 seen.add(real)
-                yield from _walk(path, seen)
+                yield from _walk(path, seen, unreadable)
         elif entry.is_file():  # also through links; false for broken ones, sockets and devices
             yield path
 
@@ -175,5 +206,6 @@ def _some(names: list[str], most: int = 8) -> str:
     return ", ".join(names[:most]) + more
 
 
-def _suffix_names() -> str:
+def suffix_names() -> str:
+    """What `SUFFIXES` holds, for messages."""
     return " ".join(sorted(suffix[1:] for suffix in SUFFIXES))

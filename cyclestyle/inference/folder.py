@@ -1,34 +1,42 @@
-"""Translating files: a folder in, a mirrored folder out; every file that fails is named and counted."""
+"""Translating in bulk: a folder, glob or list in, a mirrored folder and its account out; in one process or several."""
 
 from __future__ import annotations
 
 import logging
+import signal
+import threading
+import time
+import zlib
+from collections import Counter
+from collections.abc import Generator, Iterator
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from types import FrameType
+from typing import TYPE_CHECKING, Literal
 
-import numpy as np
+import torch
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from cyclestyle.checkpoint import replacing
-from cyclestyle.data.decode import decode
-from cyclestyle.data.folders import list_images
-from cyclestyle.errors import CheckpointError, CyclestyleError, DataError
+from cyclestyle.distributed import GroupError, joined, launched_processes, local_rank, rank, sum_over_processes
+from cyclestyle.errors import CheckpointError, ConfigError, DataError
+from cyclestyle.inference.contact_sheet import write_contact_sheets
 from cyclestyle.inference.files import describe
-from cyclestyle.inference.translator import Translator, as_picture
+from cyclestyle.inference.inputs import list_inputs
+from cyclestyle.inference.manifest import read_manifest, sweep
+from cyclestyle.inference.options import Options
+from cyclestyle.inference.plan import Plan, make_plan
+from cyclestyle.inference.share import Result, iterate_share
+from cyclestyle.inference.translator import Tile, Translator
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
+
+__all__ = ["Options", "Result", "iterate_folder", "newest_run", "translate_folder"]
 
 logger = logging.getLogger("cyclestyle")
 
-# Formats that are written back as they came; anything else becomes PNG.
-_KEPT: dict[str, dict[str, Any]] = {
-    ".jpg": {"quality": 95, "subsampling": 0},
-    ".jpeg": {"quality": 95, "subsampling": 0},
-    ".png": {},
-    ".webp": {"quality": 95},
-    ".tif": {},
-    ".tiff": {},
-    ".bmp": {},
-}
+_STATUSES = ("translated", "failed", "skipped")
 
 
 def translate_folder(
@@ -40,102 +48,174 @@ def translate_folder(
     output: Path | None = None,
     device: str = "auto",
     precision: str = "auto",
+    tile: Tile = "auto",
+    memory_limit: int | None = None,
+    options: Options | None = None,
 ) -> int:
-    """Translate a file or a folder with all its sub-folders; prints the summary and the output folder.
+    """Translate a file, folder, glob or list; prints the summary and the output folder.
+
+    Started by torchrun, each process takes its share, and the first one prints the summary of all.
 
     Args:
         run: run folder; None with no checkpoint: the newest under `runs`.
         checkpoint: a checkpoint or translator file instead of a run.
         to: domain to translate to; None: the run's second.
-        input: file or folder; None: the run's test images of the source domain.
-        output: None: `translated/<source>_to_<target>` in the run folder, or beside the checkpoint's folder.
+        input: as `list_inputs` takes it; None: the run's test images of the source domain.
+        output: None: `translated/<source>_to_<target>` in the run folder, or in the current folder for a file outside.
+        device, precision, tile, memory_limit: as `Translator.load` takes them.
+        options: None: the defaults.
 
     Returns:
-        Exit code: 0 all translated, 1 some failed.
+        Exit code: 0 all done, 1 some failed.
 
     Raises:
-        CyclestyleError: nothing could be started.
+        CyclestyleError: nothing could be started, or the disk is full.
     """
+    if str(input) == "-" and launched_processes() > 1:
+        raise ConfigError(
+            f"--input - was given to {launched_processes()} processes, but one alone has the standard input: "
+            "write the list to a .txt file"
+        )
+    if torch.cuda.is_available() and device in ("auto", "cuda"):
+        torch.cuda.set_device(local_rank() % torch.cuda.device_count())
     if checkpoint is None:
         run = run or newest_run(Path("runs"))
     source = checkpoint or run
     assert source is not None
-    translator = Translator.load(source, to, device=device, precision=precision)
-    logger.info("translating %s (%s, %s)", describe(translator.spec), translator.device.type, translator.precision.name)
-    if input is None:
-        input = _test_folder(run, translator.spec.direction)
-    output = output or (run or source.parent) / "translated" / f"{translator.spec.source}_to_{translator.spec.target}"
-    files = [input] if input.is_file() else list_images(input, key="--input")
-    root = input.parent if input.is_file() else input
-    targets = output_paths(files, root, output)
-    _check_output(input, output, targets)
-    failed = 0
-    with logging_redirect_tqdm([logger]):
-        for file, target in tqdm(targets, desc="translating", unit="image", dynamic_ncols=True):
-            try:
-                translate_file(translator, file, target)
-            except CyclestyleError as error:  # names the file itself
-                failed += 1
-                logger.warning("failed: %s", error)
-            except (OSError, MemoryError, RuntimeError) as error:  # RuntimeError: what torch has no memory for
-                failed += 1
-                logger.warning("failed: %s: %s", file, str(error).partition("\n")[0])
-    print(f"translated: {len(files) - failed} of {len(files)}, failed: {failed}, skipped: 0")
-    print(output)
-    return 1 if failed else 0
+    translator = Translator.load(source, to, device=device, precision=precision, tile=tile, memory_limit=memory_limit)
+    spec = translator.spec
+    if rank() == 0:
+        logger.info("translating %s (%s, %s)", describe(spec), translator.device.type, translator.precision.name)
+    listing = list_inputs(_test_folder(run, spec.direction) if input is None else input)
+    output = output or _home(run, source) / "translated" / f"{spec.source}_to_{spec.target}"
+    plan = make_plan(listing, output, options or Options())
+    with ExitStack() as stack:
+        try:
+            group = stack.enter_context(joined())
+        except GroupError as error:
+            raise ConfigError(str(error)) from error
+        return _translate_together(translator, plan, group)
 
 
-def translate_file(translator: Translator, file: Path, target: Path) -> None:
-    """Translate one file; `target` appears whole or not at all."""
-    translated = translator.pixels(decode(file, translator.spec.channels))
-    target.parent.mkdir(parents=True, exist_ok=True)
-    _write(translated, target)
+def iterate_folder(
+    translator: Translator, input: str | Path, output: str | Path, options: Options | None = None
+) -> Iterator[Result]:
+    """Translate a file, folder, glob or list as the command does, in this process alone.
 
+    Args:
+        translator: what translates.
+        input: as `list_inputs` takes it.
+        output: folder; the input's tree is mirrored in it, beside a manifest.jsonl.
+        options: None: the defaults.
 
-def _write(pixels: np.ndarray, target: Path) -> None:
-    """H x W x C uint8 or uint16 to an image file; 16 bits survive in grey PNG and TIFF, arrays in .npy."""
-    with replacing(target) as partial:
-        if target.suffix == ".npy":
-            np.save(partial, pixels, allow_pickle=False)
-            return
-        if pixels.shape[-1] not in (1, 3):
-            raise DataError(
-                f"{target}: {pixels.shape[-1]} channels can only be written as .npy; give .npy files as input"
-            )
-        if pixels.dtype == np.uint16 and target.suffix.lower() not in (".png", ".tif", ".tiff"):
-            pixels = np.round(pixels / 257.0).astype(np.uint8)
-        as_picture(pixels).save(partial, **_KEPT[target.suffix.lower()])
+    Returns:
+        A result an input, in the listing's order, as they are done. Closing it early keeps what is done.
 
-
-def output_paths(files: list[Path], root: Path, output: Path) -> list[tuple[Path, Path]]:
-    """Where each file goes: the same place and name under `output`, so far as the format can be written.
-
-    A format that cannot be written becomes PNG; where that name is taken, the old suffix stays inside it (x.gif.png).
+    Raises:
+        CyclestyleError: at once, where nothing could be started; on the way, where the disk is full. What is wrong
+            with one input is in its result.
     """
-    kept = {file.relative_to(root) for file in files if file.suffix.lower() in (*_KEPT, ".npy")}
-    pairs = []
-    for file in files:
-        place = file.relative_to(root)
-        if place not in kept:
-            place = place.with_suffix(".png") if place.with_suffix(".png") not in kept else place
-            while place in kept or place.suffix != ".png":
-                place = place.with_name(place.name + ".png")
-            kept.add(place)
-        pairs.append((file, output / place))
-    return pairs
+    plan = make_plan(list_inputs(input), Path(output), options or Options())
+    sweep(plan.output)
+    return _all_and_sheets(translator, plan)
 
 
-def _check_output(input: Path, output: Path, targets: list[tuple[Path, Path]]) -> None:
-    """Refuse to write where the input is read from."""
-    root, place = input.resolve(), output.resolve()
-    if input.is_dir() and (place == root or root in place.parents):
-        raise DataError(f"the output folder {output} lies in the input {input}: choose another --output")
-    if output.exists() and not output.is_dir():
-        raise DataError(f"the output {output} is a file, needed is a folder: choose another --output")
-    sources = {file.resolve() for file, _ in targets}
-    for file, target in targets:
-        if target.resolve() in sources:
-            raise DataError(f"the translation of {file} would replace an input, {target}: choose another --output")
+def _all_and_sheets(translator: Translator, plan: Plan) -> Generator[Result, None, None]:
+    with closing(iterate_share(translator, plan)) as results:
+        yield from results
+    _write_sheets(plan)
+
+
+def _translate_together(translator: Translator, plan: Plan, group: ProcessGroup | None) -> int:
+    """This process's share, then the account of all: 0 or 1."""
+    is_first = rank() == 0
+    if is_first:
+        sweep(plan.output)
+    world = launched_processes()
+    checksum = zlib.crc32(
+        "\0".join(file.row["input"] + "\0" + file.row["output"] for file in plan.files).encode(errors="replace")
+    )
+    if sum_over_processes([checksum], group) != [world * checksum]:  # nobody starts before the sweep is done
+        raise DataError("the processes see different inputs: give them the same --input, on a disk that they share")
+    counts = _translate_share(translator, plan)
+    is_whole = True
+    try:
+        totals = sum_over_processes([counts[status] for status in _STATUSES], group)
+    except RuntimeError:
+        logger.error("another process did not finish its share: give the same command again, it does what is missing")
+        is_whole = False
+        if is_first:
+            totals = _totals_without_the_lost(plan)
+    if is_first:
+        _write_sheets(plan)
+        print("translated: {} of {}, failed: {}, skipped: {}".format(totals[0], sum(totals), *totals[1:]))
+        print(plan.output, flush=True)
+    if not is_whole:
+        return 1
+    sum_over_processes([0], group)  # a launcher may end all when one has ended with 1
+    return 1 if totals[1] else 0
+
+
+def _translate_share(translator: Translator, plan: Plan) -> Counter[str]:
+    """Translate with a progress bar; each failure is named."""
+    counts: Counter[str] = Counter()
+    num_files = len(plan.files[rank() :: launched_processes()])
+    with (
+        _ended_by_signals(),
+        logging_redirect_tqdm([logger]),
+        tqdm(total=num_files, desc="translating", unit="image", dynamic_ncols=True, disable=rank() > 0) as bar,
+        closing(iterate_share(translator, plan, index=rank(), count=launched_processes())) as results,
+    ):
+        for result in results:
+            counts[result.status] += 1
+            if result.status == "failed":
+                logger.warning("failed: %s", result.error)
+            bar.update()
+    return counts
+
+
+def _totals_without_the_lost(plan: Plan) -> list[int]:
+    """Counts by status from the manifest, when all that live have finished; what nobody did counts as failed."""
+    while sweep(plan.output):
+        time.sleep(0.2)
+    rows = read_manifest(plan.output)
+    counts = Counter(rows[name]["status"] if (name := file.row["input"]) in rows else "failed" for file in plan.files)
+    return [counts[status] for status in _STATUSES]
+
+
+def _write_sheets(plan: Plan) -> None:
+    """The contact sheets, where they were asked for."""
+    if plan.options.contact_sheet:
+        rows = read_manifest(plan.output)
+        listed = [rows[file.row["input"]] for file in plan.files if file.row["input"] in rows]
+        pages = write_contact_sheets(listed, plan.output, side_by_side=plan.options.side_by_side)
+        logger.info("contact sheets: %d in %s", len(pages), plan.output)
+
+
+@contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """Inside, SIGTERM and SIGHUP end as Ctrl-C does: by an exception, so that what is being written is finished.
+
+    A second one ends at once.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread may set handlers
+        return
+    watched = [signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
+    before = {number: signal.getsignal(number) for number in watched}
+
+    def end(number: int, frame: FrameType | None) -> None:
+        for each in watched:
+            signal.signal(each, signal.SIG_DFL)
+        raise SystemExit(128 + number)
+
+    for number in watched:
+        signal.signal(number, end)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def newest_run(runs: Path) -> Path:
@@ -150,6 +230,16 @@ def newest_run(runs: Path) -> Path:
             f"no trained run in {runs.resolve()}: train one with train.py, or give --run or --checkpoint"
         )
     return max(found, key=lambda run: max(file.stat().st_mtime for file in (run / "translators").iterdir()))
+
+
+def _home(run: Path | None, source: Path) -> Path:
+    """Where `translated/` goes by default: the run folder, also for a file in one; else the current folder."""
+    if run is not None:
+        return run
+    if source.is_dir():
+        return source
+    around = source.absolute().parent.parent
+    return around if (around / "config.yaml").is_file() else Path()
 
 
 def _test_folder(run: Path | None, direction: str) -> Path:

@@ -14,6 +14,7 @@ import cyclestyle
 from cyclestyle.cli import main as cli
 from cyclestyle.config.loading import load_config
 from cyclestyle.errors import CheckpointError
+from cyclestyle.inference.options import Options
 
 REPOSITORY = Path(__file__).parents[2]
 ENOUGH = ("data.root=pictures", "train.steps=7")
@@ -86,6 +87,12 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         (["train", "--conf", "a.yaml"], ["--conf"]),  # no abbreviations: they would change meaning as flags are added
         (["translate", "--device", "tpu"], ["'tpu'", "cuda", "mps"]),
         (["translate", "--run", "a", "--checkpoint", "b"], ["--run", "--checkpoint"]),
+        (["translate", "--format", "gif"], ["'gif'", "keep", "webp"]),
+        (["translate", "--tile", "10"], ["--tile: got '10', needs auto, off or a side of at least 64 pixels"]),
+        (["translate", "--tile", "none"], ["--tile"]),
+        (["translate", "--memory-limit", "0"], ["--memory-limit: got '0', needs a number of GiB above 0"]),
+        (["translate", "--memory-limit", "much"], ["--memory-limit"]),
+        (["translate", "--strength", "half"], ["--strength", "'half'"]),
         (["samples", "--size", "small"], ["--size: got 'small', needs a whole number of at least 32"]),
         (["samples", "--seed", "-1"], ["--seed"]),
     ],
@@ -239,9 +246,14 @@ def test_translate_hands_over_its_flags(monkeypatch: pytest.MonkeyPatch) -> None
 
     stand_in(monkeypatch, "cyclestyle.inference.folder", translate_folder=translate_folder)
     assert cli.main(["translate"]) == 1
-    nothing: dict[str, object] = dict.fromkeys(("run", "checkpoint", "to", "input", "output"))
-    assert given.pop() == {**nothing, "device": "auto", "precision": "auto"}
-    words = "--checkpoint x.pt --to vangogh --input photos --output out --device cpu --precision bf16"
+    nothing: dict[str, object] = dict.fromkeys(("run", "checkpoint", "to", "input", "output", "memory_limit"))
+    auto = dict.fromkeys(("device", "precision", "tile"), "auto")
+    assert given.pop() == {**nothing, **auto, "options": Options()}
+    words = (
+        "--checkpoint x.pt --to vangogh --input photos --output out --device cpu --precision bf16 --tile 512 "
+        "--memory-limit 1.5 --format webp --quality 80 --work-size 256 --strength 0.5 --keep-colors --mask masks "
+        "--contact-sheet --side-by-side --overwrite --max-megapixels 50"
+    )
     assert cli.main(["translate", *words.split()]) == 1
     assert given.pop() == {
         "run": None,
@@ -251,7 +263,40 @@ def test_translate_hands_over_its_flags(monkeypatch: pytest.MonkeyPatch) -> None
         "output": Path("out"),
         "device": "cpu",
         "precision": "bf16",
+        "tile": 512,
+        "memory_limit": 3 * 2**29,
+        "options": Options(
+            format="webp",
+            quality=80,
+            work_size=256,
+            strength=0.5,
+            keep_colors=True,
+            mask=Path("masks"),
+            contact_sheet=True,
+            side_by_side=True,
+            overwrite=True,
+            max_megapixels=50.0,
+        ),
     }
+    assert cli.main(["translate", "--tile", "off"]) == 1
+    assert given.pop()["tile"] is None
+
+
+@pytest.mark.parametrize(
+    ("words", "fragment"),
+    [
+        ("--quality 0", "--quality 0 was given, needed is 1"),
+        ("--quality 101", "--quality 101 was given"),
+        ("--work-size 0", "--work-size 0 was given"),
+        ("--strength 1.5", "--strength 1.5 was given, needed is 0 (the source) to 1 (the translation)"),
+        ("--strength nan", "--strength nan was given"),
+        ("--max-megapixels 0", "--max-megapixels 0.0 was given"),
+        ("--max-megapixels inf", "--max-megapixels inf was given"),
+    ],
+)
+def test_translate_refuses_what_is_out_of_range(words: str, fragment: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["translate", *words.split()]) == 2
+    assert_one_error_line(capsys.readouterr().err, fragment)
 
 
 def test_samples_prints_the_folder(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

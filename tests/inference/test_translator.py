@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -24,7 +23,6 @@ from cyclestyle.devices import Precision
 from cyclestyle.errors import CheckpointError, DataError
 from cyclestyle.images import to_pixels, to_tensor
 from cyclestyle.inference.files import TranslatorSpec
-from cyclestyle.inference.folder import output_paths, translate_folder
 from cyclestyle.inference.look import Look
 from cyclestyle.inference.translator import Translator, as_picture
 
@@ -272,79 +270,6 @@ def test_weights_of_another_architecture_are_refused(run: Path, tmp_path: Path) 
         Translator.load(tmp_path / "t.safetensors")
 
 
-def test_folder_mirrors_the_tree_and_counts_failures(
-    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
-) -> None:
-    photos = tmp_path / "photos"
-    (photos / "deep" / "er").mkdir(parents=True)
-    random = np.random.default_rng(0)
-    sizes = {
-        "a.jpg": (31, 17),
-        "deep/a.png": (16, 40),
-        "deep/er/b.WEBP": (23, 23),
-        "c.gif": (18, 20),
-        "c.png": (19, 21),
-    }
-    for name, (width, height) in sizes.items():
-        Image.fromarray(random.integers(0, 256, (height, width, 3), dtype=np.uint8)).save(photos / name)
-    (photos / "broken.jpg").write_bytes((photos / "a.jpg").read_bytes()[:200])
-    assert translate_folder(run=run, to="painting", input=photos, output=tmp_path / "out") == 1
-    out = capsys.readouterr().out.splitlines()
-    assert out == ["translated: 5 of 6, failed: 1, skipped: 0", str(tmp_path / "out")]
-    assert "broken.jpg" in caplog.text
-    found = {}
-    for path in (tmp_path / "out").rglob("*.*"):
-        with Image.open(path) as image:
-            found[path.relative_to(tmp_path / "out").as_posix()] = image.size
-    assert found == {
-        "a.jpg": (31, 17),
-        "deep/a.png": (16, 40),
-        "deep/er/b.WEBP": (23, 23),
-        "c.gif.png": (18, 20),  # c.png is taken
-        "c.png": (19, 21),
-    }
-
-
-def test_16_bit_grey_stays_16_bit(tiny: list[str], tmp_path: Path) -> None:
-    run = cyclestyle.train(load_config(None, [*tiny, "train.steps=1", "data.channels=1"]))
-    values = np.linspace(0, 65535, 20 * 24).reshape(20, 24).astype(np.uint16)
-    (tmp_path / "in").mkdir()
-    Image.fromarray(values).save(tmp_path / "in" / "deep.png")
-    assert translate_folder(run=run, input=tmp_path / "in", output=tmp_path / "out") == 0
-    with Image.open(tmp_path / "out" / "deep.png") as image:
-        assert np.asarray(image).dtype == np.uint16
-
-
-def test_default_input_is_the_runs_test_folder(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert translate_folder(run=run) == 0
-    assert capsys.readouterr().out.startswith("translated: 2 of 2")
-    assert len(list((run / "translated" / "photo_to_painting").iterdir())) == 2
-    assert translate_folder(run=run, to="photo") == 0
-    assert len(list((run / "translated" / "painting_to_photo").iterdir())) == 2
-
-
-def test_output_inside_the_input_is_refused(run: Path, dataset: Path) -> None:
-    for output in (dataset / "testA", dataset / "testA" / "out"):
-        with pytest.raises(DataError, match="lies in the input"):
-            translate_folder(run=run, input=dataset / "testA", output=output)
-
-
-def test_one_file_beside_its_output(run: Path, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    shutil.copy(next((dataset / "testA").iterdir()), "photo.png")
-    before = Path("photo.png").read_bytes()
-    assert translate_folder(run=run, input=Path("photo.png"), output=Path("translated")) == 0
-    assert Path("translated/photo.png").is_file()
-    assert translate_folder(run=run, input=Path("photo.png")) == 0
-    with pytest.raises(DataError, match="would replace an input"):
-        translate_folder(run=run, input=Path("photo.png"), output=Path())
-    with pytest.raises(DataError, match="lies in the input"):
-        translate_folder(run=run, input=dataset / "testA", output=dataset / "testA" / ".." / "testA")
-    with pytest.raises(DataError, match="is a file, needed is a folder"):
-        translate_folder(run=run, input=dataset / "testA", output=Path("photo.png"))
-    assert Path("photo.png").read_bytes() == before
-
-
 def test_pil_images_are_taken_as_files_are(run: Path, tmp_path: Path) -> None:
     """Turned upright, alpha, 16 bits: the same pixels by both ways."""
     random = np.random.default_rng(0)
@@ -368,14 +293,6 @@ def test_16_bits_are_computed_in_fp32(run: Path) -> None:
     ramp = np.linspace(0, 65535, 64 * 64).astype(np.uint16).reshape(64, 64, 1).repeat(3, axis=-1)
     exact, rounded = (Translator.load(run, precision=name)(ramp) for name in ("fp32", "bf16"))
     np.testing.assert_array_equal(exact, rounded)
-
-
-def test_output_names_never_meet() -> None:
-    root = Path("in")
-    files = [root / name for name in ("x.gif", "x.jpg", "x.png", "y.gif", "x.gif.png")]
-    places = [target for _, target in output_paths(files, root, Path("out"))]
-    assert len(set(places)) == len(files)
-    assert Path("out/y.png") in places
 
 
 def test_translating_needs_no_training_code(run: Path, tmp_path: Path) -> None:
