@@ -54,6 +54,7 @@ _PLUGINS = (
     TiffImagePlugin,
     WebPImagePlugin,
 )
+PngImagePlugin.MAX_TEXT_CHUNK = 2**24  # bytes; Pillow's 1 MB refuses pictures for the length of their ICC profile
 _FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF")
 _PNG, _TIFF, _NPY = b"\x89PNG\r\n\x1a\n", (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"), b"\x93NUMPY"
 

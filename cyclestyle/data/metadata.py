@@ -141,6 +141,7 @@ def _directory(data: bytes | mmap, order: str, big: bool, offset: int, name: int
     (count,) = struct.unpack_from(counter, data, offset)
     offset += struct.calcsize(counter)
     tags: Tags = {}
+    left = len(data)  # tags do not overlap, so that no damaged file makes more bytes than it has
     for _ in range(min(count, 2**16)):
         if offset + struct.calcsize(entry) > len(data):
             break
@@ -149,7 +150,8 @@ def _directory(data: bytes | mmap, order: str, big: bool, offset: int, name: int
         size = _SIZES.get(kind, 0) * number
         where = int.from_bytes(raw, "little" if order == "<" else "big")
         if size > len(raw):
-            raw = data[where : where + size]
+            raw = data[where : where + size] if where + size <= len(data) and size <= left else b""
+            left -= len(raw)
         if tag in _POINTERS.get(name, ()):
             if number == 1 and kind in (_LONG, 13, 16, _IFD8):
                 where = int.from_bytes(raw[: _SIZES[kind]], "little" if order == "<" else "big")

@@ -11,7 +11,8 @@ import pytest
 import tifffile
 from PIL import Image
 
-from cyclestyle.data.decode import decode, read_header
+from cyclestyle.data.decode import decode, picture_of, read_header, read_picture, set_largest_image
+from cyclestyle.data.metadata import Metadata
 from cyclestyle.errors import DataError
 
 RGB = np.array([[[255, 0, 0], [0, 255, 0], [0, 0, 255]], [[10, 20, 30], [255, 255, 255], [0, 0, 0]]], np.uint8)
@@ -399,7 +400,10 @@ def broken(tmp_path, name, data):
     path.write_bytes(data)
     with pytest.raises(DataError) as caught:
         decode(path, 3)
+    with pytest.raises(DataError) as as_a_picture:
+        read_picture(path, 3)
     message = str(caught.value)
+    assert str(as_a_picture.value) == message
     assert message.startswith(f"{path}: ")
     assert "\n" not in message
     assert len(message) > len(f"{path}: ") + 5
@@ -446,6 +450,268 @@ def test_decompression_bombs(tmp_path, monkeypatch):
         decode(tmp_path / "x.npy", 3)
     # between the limit and twice the limit Pillow only warns, and we say nothing
     check(save(tmp_path / "fine.png", large[:10, :12]), 3, large[:10, :12])
+
+
+def test_the_limit_can_be_moved(tmp_path, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)  # put back afterwards
+    assert 2 * Image.MAX_IMAGE_PIXELS == 178956970
+    large = np.zeros((1200, 1000, 3), np.uint8)
+    paths = [save(tmp_path / f"x.{suffix}", large) for suffix in ("png", "jpg", "tif", "bmp", "webp")]
+    np.save(tmp_path / "x.npy", large)
+    for path in (*paths, tmp_path / "x.npy"):
+        set_largest_image(1.2)
+        assert decode(path, 3).shape == large.shape
+        set_largest_image(1.19)
+        for read in (decode, read_header, read_picture):
+            with pytest.raises(DataError, match=r"1200000 pixels exceed the limit of 1190000 .*--max-megapixels 2$"):
+                read(path, 3)
+
+
+# ------------------------------------------------------------------------------------------ pictures to translate
+
+
+RGBA = np.array([[[100, 0, 255, 51], [100, 0, 255, 0], [100, 0, 255, 255], [100, 7, 255, 101]]], np.uint8)
+
+
+def check_picture(path, channels, pixels, alpha):
+    """Straight colours, and laid over white they are what `decode` returns (for as many channels as the file has)."""
+    picture = read_picture(path, channels)
+    np.testing.assert_array_equal(picture.pixels, pixels, strict=True)
+    assert (picture.alpha is None) == (alpha is None)
+    for array in (picture.pixels, *([] if alpha is None else [picture.alpha])):
+        assert array.flags.c_contiguous
+        assert array.flags.writeable
+    laid = pixels
+    if alpha is not None:
+        np.testing.assert_array_equal(picture.alpha, alpha, strict=True)
+        top = np.iinfo(pixels.dtype).max
+        opacity = alpha[:, :, None] / top
+        laid = np.rint(pixels * opacity + top * (1 - opacity)).astype(pixels.dtype)
+    np.testing.assert_array_equal(decode(path, channels), laid)
+    return picture
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("suffix", ["png", "webp", "tif"])
+def test_alpha_is_kept_and_turned(tmp_path, suffix, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    lossless = {"lossless": True, "exact": True} if suffix == "webp" else {}
+    path = save(tmp_path / f"x.{suffix}", RGBA, "RGBA", exif=exif, **lossless)
+    upright = turned_by_hand(RGBA, orientation)
+    picture = check_picture(path, 3, upright[..., :3], upright[..., 3])
+    kept = Image.Exif()
+    kept.load(picture.metadata.exif or b"")
+    assert kept.get(0x0112, 1) == 1
+
+
+def test_grey_with_alpha(tmp_path):
+    la = Image.merge("LA", [Image.fromarray(RGBA[..., 0]), Image.fromarray(RGBA[..., 3])])
+    for suffix in ("png", "tif"):
+        path = save(tmp_path / f"x.{suffix}", la, "LA")
+        check_picture(path, 1, RGBA[..., :1], RGBA[..., 3])
+        check_picture(path, 3, RGBA[..., :1].repeat(3, axis=2), RGBA[..., 3])
+
+
+def test_transparent_colours_become_alpha(tmp_path):
+    alpha = np.full((2, 3), 255, np.uint8)
+    alpha[1, 0] = 0
+    check_picture(save(tmp_path / "rgb.png", RGB, transparency=(10, 20, 30)), 3, RGB, alpha)
+    grey = save(tmp_path / "grey.png", GREY, transparency=128)
+    check_picture(grey, 1, GREY[:, :, None], alpha)
+    one = save(tmp_path / "one.png", Image.fromarray(GREY > 127), transparency=1)
+    check_picture(
+        one, 1, np.where(GREY > 127, 255, 0).astype(np.uint8)[:, :, None], np.where(GREY > 127, 0, 255).astype(np.uint8)
+    )
+    nibbles = png(tmp_path / "4_bits.png", (4, 1), 4, 0, [bytes([0x0F, 0x5A])], (b"tRNS", b"\0\5"))
+    check_picture(nibbles, 1, np.array([[[0], [255], [85], [170]]], np.uint8), np.array([[255, 255, 0, 255]], np.uint8))
+    key = struct.pack(">HHH", *map(int, DEEP_RGB[1, 0]))
+    rows = [row.astype(">u2").tobytes() for row in DEEP_RGB]
+    deep = png(tmp_path / "deep.png", (3, 2), 16, 2, rows, (b"tRNS", key))
+    check_picture(deep, 3, DEEP_RGB, alpha.astype(np.uint16) * 257)
+    rows = [row.astype(">u2").tobytes() for row in DEEP]
+    deep = png(tmp_path / "deep_grey.png", (3, 2), 16, 0, rows, (b"tRNS", struct.pack(">H", 256)))
+    check_picture(deep, 1, DEEP[:, :, None], alpha.astype(np.uint16) * 257)
+
+
+def test_palette_alpha(tmp_path):
+    image = Image.fromarray(np.array([[0, 1, 2]], np.uint8)).convert("P")
+    image.putpalette([255, 0, 0, 0, 255, 0, 0, 0, 9])
+    colours = np.array([[[255, 0, 0], [0, 255, 0], [0, 0, 9]]], np.uint8)
+    each = save(tmp_path / "each.png", image, "P", transparency=bytes([255, 0, 51]))
+    check_picture(each, 3, colours, np.array([[255, 0, 51]], np.uint8))
+    one = save(tmp_path / "one.gif", image, "P", transparency=1)
+    np.testing.assert_array_equal(read_picture(one, 3).alpha, [[255, 0, 255]])
+
+
+def test_16_bit_alpha(tmp_path):
+    rgba = np.array([[[100, 100, 100, 13107], [1, 2, 3, 65535], [9, 9, 9, 0]]], np.uint16)
+    rows = [row.astype(">u2").tobytes() for row in rgba]
+    check_picture(png(tmp_path / "rgba.png", (3, 1), 16, 6, rows), 3, rgba[..., :3], rgba[..., 3])
+    rows = [row[:, 2:].astype(">u2").tobytes() for row in rgba]
+    check_picture(png(tmp_path / "la.png", (3, 1), 16, 4, rows), 1, rgba[..., 2:3], rgba[..., 3])
+    tifffile.imwrite(tmp_path / "x.tif", rgba, photometric="rgb", extrasamples=["unassalpha"])
+    check_picture(tmp_path / "x.tif", 3, rgba[..., :3], rgba[..., 3])
+
+
+def test_multiplied_alpha_is_divided_out(tmp_path):
+    # 13107 of 65535 is a fifth; colours above their alpha are not possible, and become white
+    rgba = np.array([[[100, 13107, 0, 13107], [1, 2, 3, 65535], [0, 0, 0, 0], [9, 0, 0, 1]]], np.uint16)
+    tifffile.imwrite(tmp_path / "x.tif", rgba, photometric="rgb", extrasamples=["assocalpha"])
+    picture = read_picture(tmp_path / "x.tif", 3)
+    np.testing.assert_array_equal(picture.pixels, [[[500, 65535, 0], [1, 2, 3], [0, 0, 0], [65535, 0, 0]]])
+    np.testing.assert_array_equal(picture.alpha, rgba[..., 3])
+    for pixels, photometric in ((rgba, "rgb"), (rgba[..., 2:], "minisblack")):
+        small = (pixels // 257).astype(np.uint8)
+        small[0, 0] = [20] * (small.shape[2] - 1) + [51]
+        options = {"photometric": photometric, "planarconfig": "contig", "extrasamples": ["assocalpha"]}
+        tifffile.imwrite(tmp_path / "x.tif", small, **options)
+        picture = read_picture(tmp_path / "x.tif", small.shape[2] - 1)
+        np.testing.assert_array_equal(picture.alpha, small[..., -1])
+        np.testing.assert_array_equal(picture.pixels[0, 0], 100)
+
+
+def test_data_are_not_taken_for_alpha(tmp_path):
+    for channels in (2, 4):
+        pixels = np.arange(2 * 3 * channels, dtype=np.uint8).reshape(2, 3, channels)
+        tifffile.imwrite(tmp_path / "x.tif", pixels, photometric="minisblack", planarconfig="contig")
+        np.save(tmp_path / "x.npy", pixels)
+        check_picture(tmp_path / "x.tif", channels, pixels, None)
+        check_picture(tmp_path / "x.npy", channels, pixels, None)
+        check_picture(tmp_path / "x.npy", channels - 1, pixels[..., :-1], pixels[..., -1])
+
+
+MODES = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "LAB", "HSV")
+
+
+def of_mode(mode):
+    """A Pillow image of a mode, 7 x 5, with all that the mode can hold."""
+    values = np.random.default_rng(0).integers(60, 200, (5, 7, 4), dtype=np.uint8)
+    rgba = Image.fromarray(values, "RGBA")
+    if mode in ("La", "PA"):
+        return rgba.convert("LA" if mode == "La" else "P").convert(mode)
+    return rgba.convert(mode) if mode in ("LA", "RGBa") else rgba.convert("RGB").convert(mode)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_open_images_of_every_mode(mode):
+    image = of_mode(mode)
+    assert image.mode == mode
+    reference = {"La": "LA", "RGBa": "RGBA", "PA": "RGBA"}.get(mode, mode)
+    straight = image.convert(reference)
+    for channels in (1, 3):
+        picture = picture_of(image, channels)
+        assert picture.pixels.shape == (5, 7, channels)
+        assert (picture.alpha is not None) == (mode in ("LA", "La", "PA", "RGBA", "RGBa"))
+        if picture.alpha is not None:
+            np.testing.assert_array_equal(picture.alpha, np.asarray(straight)[..., -1])
+        plain = Image.fromarray(np.asarray(straight)[..., :-1].squeeze()) if picture.alpha is not None else straight
+        expected = np.asarray(plain.convert("RGB"))
+        if channels == 3 or mode in ("1", "L", "LA", "La"):
+            np.testing.assert_array_equal(picture.pixels, expected[..., :channels])
+        assert picture.metadata == Metadata() or mode == "LAB"  # to which Pillow adds a profile
+        assert picture.num_frames == 1
+
+
+def test_open_images_of_deep_modes():
+    for dtype in ("<u2", ">u2"):
+        image = Image.frombytes("I;16" if dtype == "<u2" else "I;16B", (3, 2), DEEP.astype(dtype).tobytes())
+        for channels in (1, 3):
+            picture = picture_of(image, channels)
+            np.testing.assert_array_equal(picture.pixels, DEEP[:, :, None].repeat(channels, 2), strict=True)
+    integers = Image.fromarray(np.array([[0, 2**31 - 1]], np.int32))
+    np.testing.assert_array_equal(picture_of(integers, 1).pixels, np.array([[[0], [65535]]], np.uint16), strict=True)
+    np.testing.assert_array_equal(picture_of(Image.fromarray(np.array([[0.25]], np.float32)), 1).pixels, [[[16384]]])
+    with pytest.raises(DataError, match=r"the picture: holds floating-point values from 2"):
+        picture_of(Image.fromarray(np.array([[2.0]], np.float32)), 1)
+
+
+def test_open_images_keep_their_metadata():
+    image = Image.fromarray(RGB)
+    exif = image.getexif()
+    exif[0x0112], exif[315] = 6, "Artist"
+    image.info |= {"icc_profile": b"profile", "dpi": (300, 300), "exif": exif.tobytes()}
+    picture = picture_of(image, 3)
+    np.testing.assert_array_equal(picture.pixels, turned_by_hand(RGB, 6))
+    assert (picture.metadata.icc_profile, picture.metadata.dpi) == (b"profile", (300, 300))
+    kept = Image.Exif()
+    kept.load(picture.metadata.exif)
+    assert dict(kept) == {0x0112: 1, 315: "Artist"}
+
+
+@pytest.mark.parametrize("kind", ["progressive", "grey", "cmyk"])
+def test_kinds_of_jpeg(tmp_path, kind):
+    mode, colour, expected = {
+        "progressive": ("RGB", (200, 100, 50), (200, 100, 50)),
+        "grey": ("L", 120, (120, 120, 120)),
+        "cmyk": ("CMYK", (255, 0, 0, 51), (0, 204, 204)),  # four fifths of the light of cyan
+    }[kind]
+    path = save(
+        tmp_path / "x.jpg", Image.new(mode, (17, 9), colour), mode, quality=100, progressive=kind == "progressive"
+    )
+    picture = read_picture(path, 3)
+    assert np.abs(picture.pixels.astype(int) - expected).max() <= 2
+    assert picture.alpha is None
+    data = path.read_bytes()
+    if kind == "cmyk":  # of the four inks as luminance and chroma (YCCK): the same file, declared so
+        place = data.index(b"Adobe") + 11
+        path.write_bytes(data[:place] + b"\2" + data[place + 1 :])
+        assert read_picture(path, 3).pixels.shape == (9, 17, 3)
+
+
+def test_num_frames(tmp_path):
+    frames = [Image.new("RGB", (40, 30), colour) for colour in ("red", "lime", "blue")]
+    for suffix in ("gif", "webp", "tif", "png"):
+        path = tmp_path / f"x.{suffix}"
+        frames[0].save(path, save_all=True, append_images=frames[1:])
+        assert read_picture(path, 3).num_frames == 3
+        with Image.open(path) as image:
+            picture = picture_of(image, 3)
+            assert picture.num_frames == 3
+            assert np.abs(picture.pixels.astype(int) - (255, 0, 0)).max() <= 3
+        frames[0].save(path)
+        assert read_picture(path, 3).num_frames == 1
+    frames[0].save(tmp_path / "x.jpg", format="MPO", save_all=True, append_images=frames[1:])  # as phones do
+    assert read_picture(tmp_path / "x.jpg", 3).num_frames == 1
+    tifffile.imwrite(tmp_path / "deep.tif", np.stack([DEEP] * 5), photometric="minisblack")
+    assert read_picture(tmp_path / "deep.tif", 1).num_frames == 5
+    assert read_picture(tmp_path / "deep.tif", 5).num_frames == 1  # its channels
+    with tifffile.TiffWriter(tmp_path / "pyramid.tif") as file:
+        file.write(DEEP_RGB, photometric="rgb")
+        file.write(DEEP_RGB[:1], photometric="rgb", subfiletype=1)  # the same, smaller
+    assert read_picture(tmp_path / "pyramid.tif", 3).num_frames == 1
+
+
+@pytest.mark.parametrize("suffix", ["gif", "webp", "tif", "png"])
+def test_damage_beyond_the_first_frame(tmp_path, suffix):
+    random = np.random.default_rng(0)
+    frames = [Image.fromarray(random.integers(0, 256, (50, 50, 3), dtype=np.uint8)) for _ in range(4)]
+    path = tmp_path / f"x.{suffix}"
+    frames[0].save(path, save_all=True, append_images=frames[1:], **({"lossless": True} if suffix == "webp" else {}))
+    first = read_picture(path, 3).pixels
+    data = bytearray(path.read_bytes())
+    end = len(data) * 7 // 8
+    data[end : end + 300] = random.integers(0, 256, 300, dtype=np.uint8).tobytes()
+    path.write_bytes(data)
+    picture = read_picture(path, 3)
+    np.testing.assert_array_equal(picture.pixels, first)
+    assert picture.num_frames >= 1
+
+
+def test_damaged_metadata_is_left_out(tmp_path):
+    path = save(
+        tmp_path / "x.jpg", np.full((16, 16, 3), 90, np.uint8), exif=b"Exif\0\0II*\0\xff\xff\xff\xff", icc_profile=b"?"
+    )
+    picture = read_picture(path, 3)
+    assert picture.pixels.shape == (16, 16, 3)
+    assert picture.metadata.exif is None
+    rows = [row.tobytes() for row in RGB]
+    path = png(tmp_path / "x.png", (3, 2), 8, 2, rows, (b"iCCP", b"name\0\0not zlib"), (b"eXIf", b"MM"))
+    assert check_picture(path, 3, RGB, None).metadata == Metadata()
+    large = np.random.default_rng(0).bytes(3_000_000)
+    path = png(tmp_path / "x.png", (3, 2), 8, 2, rows, (b"iCCP", b"name\0\0" + zlib.compress(large)))
+    assert check_picture(path, 3, RGB, None).metadata.icc_profile == large
 
 
 # ------------------------------------------------------------------------------------------ threads
