@@ -56,7 +56,7 @@ class Manifest:
         self._counter = 0
         try:
             with locked(_lock_of(output)):  # so that nobody meets the file before it is locked
-                self._file = open(self._path, "xb")  # noqa: SIM115  # open as long as this process works
+                self._file = open(self._path, "xb", buffering=0)  # noqa: SIM115  # open as long as this process works
                 try_lock(self._file)
         except OSError as error:
             raise DataError(f"cannot write to the output folder {output} ({error.strerror}): choose another") from error
