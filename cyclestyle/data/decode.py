@@ -7,7 +7,6 @@ were asked for. `decode` lays alpha over white; `read_picture` keeps it.
 
 from __future__ import annotations
 
-import io
 import math
 import mmap
 import re
@@ -183,32 +182,38 @@ def _read(path: Path, channels: int, *, whole: bool) -> tuple[Samples, Metadata,
     if start.startswith(_TIFF):
         samples = tiff.read_samples(path, channels, refuse_bomb=_refuse_bomb, by_opencv=_opencv)
         if samples is None:
-            samples, _, _ = _read_pillow(path.read_bytes(), whole=False)
+            samples, _, _ = _read_pillow(path, start, whole=False)
         if not whole:
             return samples, Metadata(), 1
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             metadata = metadata_of_tiff(data, *samples.values.shape[:2])
         return samples, metadata, tiff.num_pages(path) if channels in (1, 3) else 1
     _refuse_channels(channels)
-    return _read_pillow(path.read_bytes(), whole=whole)
+    return _read_pillow(path, start, whole=whole)
 
 
 # ---------------------------------------------------------------------------------------------- Pillow and OpenCV
 
 
-def _read_pillow(data: bytes, *, whole: bool) -> tuple[Samples, Metadata, int]:
-    with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+def _read_pillow(path: Path, start: bytes, *, whole: bool) -> tuple[Samples, Metadata, int]:
+    metadata, num_frames = Metadata(), 1
+    # Not by its path: Pillow would map the file, and turns mapped TIFFs by their orientation wrongly.
+    with path.open("rb") as file, Image.open(file, formats=_FORMATS) as image:
         image.load()
-        if data.startswith(_PNG) and data[24:26] in (b"\2\0", b"\4\0") and "transparency" in image.info:
-            image.info["transparency"] *= {2: 85, 4: 17}[data[24]]  # grey of 2 or 4 bits: Pillow widens only the pixels
-        if not _is_deep_png(data):
-            samples = _samples_of(image)
-        else:
-            values = turn_upright(_opencv(data), _orientation(image))
-            samples = Samples(values, "straight" if values.shape[2] == 4 else "none")
-        if not whole:
-            return samples, Metadata(), 1
-        return samples, metadata_of(image, *samples.values.shape[:2]), _num_frames(image)
+        if start.startswith(_PNG) and start[24:26] in (b"\2\0", b"\4\0") and "transparency" in image.info:
+            image.info["transparency"] *= {2: 85, 4: 17}[
+                start[24]
+            ]  # grey of 2 or 4 bits: Pillow widens only the pixels
+        orientation = _orientation(image)
+        samples = None if _is_deep_png(start) else _samples_of(image)
+        if whole:
+            metadata = metadata_of(image, *(image.size if orientation >= 5 else image.size[::-1]))
+            num_frames = _num_frames(image)
+    if samples is None:
+        del image  # a picture's memory
+        values = turn_upright(_opencv(path.read_bytes()), orientation)
+        samples = Samples(values, "straight" if values.shape[2] == 4 else "none")
+    return samples, metadata, num_frames
 
 
 def _samples_of(image: Image.Image) -> Samples:
@@ -245,8 +250,9 @@ def _opencv(data: bytes) -> np.ndarray:
         raise ValueError("damaged, or of a kind that cannot be read")
     if samples.ndim == 2:
         return samples[:, :, None]
-    order = [2, 1, 0, 3][: samples.shape[2]]  # OpenCV has blue first
-    return samples[:, :, order]
+    for rows in row_blocks(len(samples), samples[0].size):
+        samples[rows, :, :3] = samples[rows, :, 2::-1].copy()  # OpenCV has blue first
+    return samples
 
 
 def _orientation(image: Image.Image) -> int:
