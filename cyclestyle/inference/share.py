@@ -21,6 +21,7 @@ from cyclestyle.inference.translator import Translator
 logger = logging.getLogger("cyclestyle")
 
 _MADE = ("job", "bytes", "mtime")
+_NOT_REPLACED = "not replaced"
 _FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
 
 
@@ -97,10 +98,11 @@ class _Share:
             return False
         row["status"] = "skipped"
         if cause is None and known is not None:
-            row.update(input_size=known.get("input_size"), warnings=known.get("warnings") or [])
+            notes = [note for note in known.get("warnings") or [] if not note.startswith(_NOT_REPLACED)]
+            row.update(input_size=known.get("input_size"), warnings=notes)
         else:
             self._kept[str(cause)] += 1
-            row["warnings"] = [f"not replaced: {cause} (--overwrite)"]
+            row["warnings"] = [f"{_NOT_REPLACED}: {cause} (--overwrite)"]
         self._manifest.record(row)
         return True
 
