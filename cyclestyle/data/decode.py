@@ -200,10 +200,9 @@ def _read_pillow(path: Path, start: bytes, *, whole: bool) -> tuple[Samples, Met
     # Not by its path: Pillow would map the file, and turns mapped TIFFs by their orientation wrongly.
     with path.open("rb") as file, Image.open(file, formats=_FORMATS) as image:
         image.load()
-        if start.startswith(_PNG) and start[24:26] in (b"\2\0", b"\4\0") and "transparency" in image.info:
-            image.info["transparency"] *= {2: 85, 4: 17}[
-                start[24]
-            ]  # grey of 2 or 4 bits: Pillow widens only the pixels
+        if start.startswith(_PNG) and start[24] < 8 and start[25] == 0 and "transparency" in image.info:
+            widened = image.info["transparency"] * 255 // (2 ** start[24] - 1)  # Pillow widens only the pixels
+            image.info["transparency"] = min(255, widened)  # but for one bit, from version 11 on
         orientation = _orientation(image)
         samples = None if _is_deep_png(start) else _samples_of(image)
         if whole:

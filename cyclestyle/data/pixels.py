@@ -55,7 +55,7 @@ def straight_colours(samples: Samples, channels: int) -> tuple[np.ndarray, np.nd
 
     def divided(colours: np.ndarray, opacity: np.ndarray) -> np.ndarray:
         wide = np.maximum(opacity, 1).astype(np.uint32)  # where there is none the colours are what they are: black
-        return np.minimum((colours * np.uint32(top) + wide // 2) // wide, top)
+        return np.minimum((colours.astype(np.uint32) * top + wide // 2) // wide, top)
 
     if samples.alpha == "multiplied":
         colours = _by_rows(divided, values.dtype, colours, opacity)

@@ -7,6 +7,7 @@ import zlib
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+import PIL
 import pytest
 import tifffile
 from PIL import Image
@@ -519,7 +520,7 @@ def test_transparent_colours_become_alpha(tmp_path):
     check_picture(save(tmp_path / "rgb.png", RGB, transparency=(10, 20, 30)), 3, RGB, alpha)
     grey = save(tmp_path / "grey.png", GREY, transparency=128)
     check_picture(grey, 1, GREY[:, :, None], alpha)
-    one = save(tmp_path / "one.png", Image.fromarray(GREY > 127), transparency=1)
+    one = png(tmp_path / "one.png", (3, 2), 1, 0, [b"\0", b"\xe0"], (b"tRNS", b"\0\1"))
     check_picture(
         one, 1, np.where(GREY > 127, 255, 0).astype(np.uint8)[:, :, None], np.where(GREY > 127, 0, 255).astype(np.uint8)
     )
@@ -561,7 +562,8 @@ def test_multiplied_alpha_is_divided_out(tmp_path):
     picture = read_picture(tmp_path / "x.tif", 3)
     np.testing.assert_array_equal(picture.pixels, [[[500, 65535, 0], [1, 2, 3], [0, 0, 0], [65535, 0, 0]]])
     np.testing.assert_array_equal(picture.alpha, rgba[..., 3])
-    for pixels, photometric in ((rgba, "rgb"), (rgba[..., 2:], "minisblack")):
+    kinds = [(rgba, "rgb"), (rgba[..., 2:], "minisblack")]
+    for pixels, photometric in kinds[: 1 if PIL.__version__ < "11" else 2]:  # the latter Pillow 10 does not know
         small = (pixels // 257).astype(np.uint8)
         small[0, 0] = [20] * (small.shape[2] - 1) + [51]
         options = {"photometric": photometric, "planarconfig": "contig", "extrasamples": ["assocalpha"]}
@@ -672,7 +674,7 @@ def test_num_frames(tmp_path):
             assert np.abs(picture.pixels.astype(int) - (255, 0, 0)).max() <= 3
         frames[0].save(path)
         assert read_picture(path, 3).num_frames == 1
-    frames[0].save(tmp_path / "x.jpg", format="MPO", save_all=True, append_images=frames[1:])  # as phones do
+    frames[0].save(tmp_path / "x.jpg", format="MPO", save_all=True, append_images=frames[1:2])  # as phones do
     assert read_picture(tmp_path / "x.jpg", 3).num_frames == 1
     tifffile.imwrite(tmp_path / "deep.tif", np.stack([DEEP] * 5), photometric="minisblack")
     assert read_picture(tmp_path / "deep.tif", 1).num_frames == 5

@@ -28,10 +28,8 @@ def camera_exif(**main):
     exif[271], exif[315], exif[33432], exif[306] = "Maker", "Artist", "Copyright of someone", "2024:05:06 07:08:09"
     for tag, value in main.items():
         exif[int(tag[1:])] = value
-    below = exif.get_ifd(0x8769)
-    below[0x829A], below[0x9003], below[0xA434], below[0x927C] = 0.005, "2024:05:06 07:08:09", "Lens", b"\1\2\3\4\5\6\7"
-    gps = exif.get_ifd(0x8825)
-    gps[1], gps[2] = "N", (48.0, 12.0, 30.5)
+    exif[0x8769] = {0x829A: 0.005, 0x9003: "2024:05:06 07:08:09", 0xA434: "Lens", 0x927C: b"\1\2\3\4\5\6\7"}
+    exif[0x8825] = {1: "N", 2: (48.0, 12.0, 30.5)}
     return exif.tobytes()
 
 

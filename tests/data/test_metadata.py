@@ -209,8 +209,7 @@ def test_resolution_of_tiff(tmp_path, unit, resolution, expected, order):
 def test_metadata_of_tiff_as_other_programs_write_it(tmp_path):
     exif = Image.Exif()
     exif[315], exif[270] = "Artist", "Description"
-    exif.get_ifd(0x8769)[0x9003] = "2024:05:06 07:08:09"
-    exif.get_ifd(0x8825)[1] = "N"
+    exif[0x8769], exif[0x8825] = {0x9003: "2024:05:06 07:08:09"}, {1: "N"}
     for mode in ("RGB", "I;16"):
         Image.new(mode, (6, 4)).save(tmp_path / "x.tif", exif=exif.tobytes(), icc_profile=b"profile", dpi=(200, 100))
         metadata = read_picture(tmp_path / "x.tif", 1).metadata
