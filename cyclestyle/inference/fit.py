@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from cyclestyle.config.schema import GeneratorConfig
 from cyclestyle.errors import CheckpointError
@@ -17,9 +19,21 @@ Shapes = dict[str, tuple[int, ...]]
 """Name of each weight -> its shape, in the order of the state dict."""
 
 
+class _Undrawn(TorchFunctionMode):
+    """Inside, weights are not initialised: drawing on the meta device imports the compiler (seconds)."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__module__", "") == "torch.nn.init":  # each gives back the tensor that it was given
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **kwargs)
+
+
 def empty_generator(config: GeneratorConfig, channels: int) -> nn.Module:
     """The generator that `config` describes on torch's meta device: names and shapes, but no memory and no values."""
-    with torch.device("meta"):
+    with torch.device("meta"), _Undrawn():
         return build_generator(replace(config, init="normal"), channels)
 
 
@@ -64,7 +78,7 @@ def usable_weights(weights: Mapping[str, Tensor], source: Path) -> dict[str, Ten
             kind = f"{weight.dtype}, {tuple(weight.shape)}, {weight.device.type}"
             raise CheckpointError(f"{source}: {shown_name(name)} is no weight of a network ({kind})")
         found[name] = weight.detach() if is_counter else weight.detach().float()
-        if not found[name].isfinite().all():
+        if not all(bound.isfinite() for bound in found[name].aminmax()):  # NaN is the bound of what holds one
             raise CheckpointError(
                 f"{source}: {shown_name(name)} has values that are not finite, so it translates nothing: take an "
                 "earlier checkpoint"

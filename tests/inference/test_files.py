@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import time
 import zipfile
 from collections.abc import Callable
@@ -280,6 +282,21 @@ def test_the_network_has_the_weights_and_nothing_else(options: dict[str, object]
     plain.load_state_dict(weights)
     images = torch.rand(1, 3, 16, 16)
     assert torch.equal(network(images), plain.eval()(images))
+
+
+def test_building_does_not_import_the_compiler(tmp_path: Path) -> None:
+    """As torch does to draw numbers on the meta device: seconds before the first picture."""
+    path = translator(tmp_path / "t.safetensors")
+    script = (
+        "import sys\nfrom pathlib import Path\n"
+        "from cyclestyle.inference.files import build_translator_network, read_translator\n"
+        f"path = Path({str(path)!r})\n"
+        "before = set(sys.modules)\n"
+        "build_translator_network(*read_translator(path, None), path)\n"
+        "print(len([name for name in set(sys.modules) - before if name.startswith(('torch._', 'sympy'))]))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 20
 
 
 def test_weights_are_taken_without_a_copy() -> None:
