@@ -87,7 +87,7 @@ class ChunkStore:
 
     def write(self, region: _Region, chunk: Tensor) -> None:
         """Chunk to file."""
-        data = memoryview(chunk.permute(0, 2, 3, 1).contiguous().cpu().view(-1).view(torch.uint8).numpy())
+        data = _as_bytes(chunk.permute(0, 2, 3, 1).contiguous().cpu())
         try:
             file = self._open()
             file.seek(region.offset)
@@ -103,7 +103,7 @@ class ChunkStore:
         """File to chunk, on the device."""
         count, channels, rows, width = region.shape
         chunk = torch.empty((count, rows, width, channels), dtype=region.dtype)
-        data = memoryview(chunk.view(-1).view(torch.uint8).numpy())
+        data = _as_bytes(chunk)
         try:
             file = self._open()
             file.seek(region.offset)
@@ -121,7 +121,7 @@ class ChunkStore:
 
     def _open(self) -> BinaryIO:
         if self._file is None:
-            self._file = tempfile.TemporaryFile(dir=self._folder(), buffering=0)  # type: ignore[assignment]  # noqa: SIM115
+            self._file = tempfile.TemporaryFile(dir=self._folder(), buffering=0)  # noqa: SIM115
         assert self._file is not None
         return self._file
 
@@ -178,3 +178,8 @@ class FeatureMap:
 
 def _num_bytes(chunk: Tensor) -> int:
     return chunk.numel() * chunk.element_size()
+
+
+def _as_bytes(contiguous: Tensor) -> memoryview:
+    # numpy has no bf16
+    return memoryview(contiguous.view(-1).view(torch.uint8).numpy())  # type: ignore[arg-type]  # an array is a buffer

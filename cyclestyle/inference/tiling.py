@@ -221,7 +221,7 @@ def _bands_through_unet(
 class _Stage(NamedTuple):
     """The layers of a `UnetStage` that compute; where there is no norm, an identity."""
 
-    down: nn.Conv2d
+    down: nn.Module
     down_norm: nn.Module
     up: nn.Module
     up_norm: nn.Module
@@ -235,11 +235,14 @@ def _stages(generator: UnetGenerator) -> list[_Stage]:
         layers = [layer for layer in inner.model if not isinstance(layer, _WITHOUT_WEIGHTS)]
         inner = next((layer for layer in layers if isinstance(layer, UnetStage)), None)
         middle = layers.index(inner) if inner is not None else 1
-        down, *down_norm = layers[:middle]
-        up, *up_norm = layers[middle + (inner is not None) :]
-        assert isinstance(down, nn.Conv2d)
-        stages.append(_Stage(down, *(down_norm or [nn.Identity()]), up, *(up_norm or [nn.Identity()])))
+        down, down_norm = _with_norm(layers[:middle])
+        up, up_norm = _with_norm(layers[middle + (inner is not None) :])
+        stages.append(_Stage(down, down_norm, up, up_norm))
     return stages
+
+
+def _with_norm(layers: list[nn.Module]) -> tuple[nn.Module, nn.Module]:
+    return layers[0], layers[1] if len(layers) > 1 else nn.Identity()
 
 
 _WITHOUT_WEIGHTS = (nn.LeakyReLU, nn.ReLU, nn.Tanh, nn.Dropout)

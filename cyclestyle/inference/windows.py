@@ -7,7 +7,7 @@ padded as the layer pads. What a normalisation needs of the whole picture is gat
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -109,8 +109,9 @@ def _fill_border(canvas: Tensor, dim: int, before: int, after: int, mode: str) -
                     border.copy_(canvas.select(dim, line - step * inward))
 
 
-def convolve(window: Window, conv: nn.Conv2d, padding: int, mode: str, canvas: Canvas) -> Tensor:
+def convolve(window: Window, conv: nn.Module, padding: int, mode: str, canvas: Canvas) -> Tensor:
     """`conv` of a band, padded by `padding`; the window has as many rows above and below as the kernel reaches."""
+    assert isinstance(conv, nn.Conv2d)
     padded = canvas.pad(window, padding, mode, conv.weight.dtype)
     return F.conv2d(padded, conv.weight, conv.bias, conv.stride)
 
@@ -184,19 +185,18 @@ class Normalization:
         if not isinstance(self._layer, nn.Identity):
             if self._constants is None:
                 self._constants = self._whole_picture(chunk)
-            mean, variance, weight, bias = self._constants
-            chunk = _normalize(chunk, mean, variance, weight, bias, self._layer.eps)
+            chunk = _normalize(chunk, self._constants, self._layer.eps)
         return rectify(chunk) if relu else chunk
 
     def _whole_picture(self, chunk: Tensor) -> list[Tensor | None]:
-        like = {"device": chunk.device, "dtype": _statistics_dtype(chunk)}
+        device, dtype = chunk.device, _statistics_dtype(chunk)
         if isinstance(self._layer, nn.BatchNorm2d):
             layer = self._layer
             constants = (layer.running_mean, layer.running_var, layer.weight, layer.bias)
-            return [None if each is None else each.to(**like) for each in constants]
+            return [None if each is None else each.to(device, dtype) for each in constants]
         mean, variance = _merged(self._parts)
         self._parts.clear()
-        return [mean.to(**like), variance.to(**like), None, None]
+        return [mean.to(dtype).to(device), variance.to(dtype).to(device), None, None]
 
 
 def _statistics_dtype(x: Tensor) -> torch.dtype:
@@ -225,13 +225,12 @@ def _merged(parts: list[tuple[int, Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
     return mean, (num_pixels * (variances + (means - mean) ** 2)).sum(0) / total
 
 
-def _normalize(
-    x: Tensor, mean: Tensor | None, variance: Tensor | None, weight: Tensor | None, bias: Tensor | None, eps: float
-) -> Tensor:
+def _normalize(x: Tensor, constants: list[Tensor | None], eps: float) -> Tensor:
     """Computed in fp32 (float64) and rounded once to the dtype of `x`; on the CPU in place, three times as fast."""
+    mean, variance, weight, bias = constants
     if x.device.type != "cpu":
         return F.batch_norm(x, mean, variance, weight, bias, eps=eps)
-    unused: list[Any] = [torch.empty(0, dtype=_statistics_dtype(x)) for _ in range(2)]
+    unused = [torch.empty(0, dtype=_statistics_dtype(x)) for _ in range(2)]
     torch.ops.aten.native_batch_norm.out(
         x, weight, bias, mean, variance, False, 0.0, eps, out=x, save_mean=unused[0], save_invstd=unused[1]
     )
