@@ -1,12 +1,14 @@
-"""Where networks run and in what arithmetic, in training and in translating: what `auto` means is decided here.
+"""Where networks run and in what arithmetic, in training and in translating: what `auto` means, what the machine has.
 
 Row 1 of the house: imports errors only.
 """
 
 from __future__ import annotations
 
+import os
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
@@ -82,3 +84,38 @@ def choose_precision(name: str, device: torch.device) -> Precision:
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether torch or Python failed for want of memory; on the CPU torch says so in words alone."""
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(error)
+
+
+def free_memory() -> int:
+    """Bytes that this process may still take without harm, as well as the system tells."""
+    candidates = [_free_of_container(), _free_of_machine()]
+    return min((size for size in candidates if size is not None), default=2**30)
+
+
+def _free_of_machine() -> int | None:
+    """Available memory on Linux, half of all memory on other Unixes, None where neither is told (Windows)."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration, ValueError):
+        pass
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+    except (AttributeError, OSError, ValueError):
+        return None
+
+
+def _free_of_container() -> int | None:
+    """What a container's limit (cgroup v2) leaves; None without one."""
+    try:
+        limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
+        used = int(Path("/sys/fs/cgroup/memory.current").read_text())
+        return None if limit == "max" else max(0, int(limit) - used)
+    except (OSError, ValueError):
+        return None
+
+
+def num_cores() -> int:
+    """Processor cores that this process may use."""
+    affinity = getattr(os, "sched_getaffinity", None)  # Linux only
+    return len(affinity(0)) if affinity is not None else os.cpu_count() or 1

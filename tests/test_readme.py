@@ -71,7 +71,7 @@ def test_its_commands_run_and_its_python_too(fresh_clone: Path, capsys: pytest.C
     assert trained[0] == "trained: 2 steps"
     assert mine[-1] == "run: runs/mine"
     assert translated == ["translated: 2 of 2, failed: 0, skipped: 0", "translated"]
-    assert sorted(path.name for path in Path("translated").iterdir()) == ["photo_0000.jpg", "photo_0001.jpg"]
+    assert sorted(path.name for path in Path("translated").glob("*.jpg")) == ["photo_0000.jpg", "photo_0001.jpg"]
 
     assert main(["translate", "--run", "runs/quickstart"]) == 0
     assert capsys.readouterr().out.splitlines()[1] == blocks()[2].splitlines()[1]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -17,6 +16,7 @@ from cyclestyle.config.schema import DataConfig
 from cyclestyle.data.dataset import BadFile, ImageCache, stored_bytes
 from cyclestyle.data.decode import Header, decode, read_header
 from cyclestyle.data.transforms import build_resize
+from cyclestyle.devices import free_memory, num_cores
 from cyclestyle.errors import DataError
 
 _log = logging.getLogger("cyclestyle")
@@ -112,41 +112,6 @@ def fits_in_memory(num_bytes: int, config: DataConfig) -> bool:
     if config.cache != "auto":
         return config.cache == "on"
     return num_bytes <= min(config.cache_limit_gb * _GIB, free_memory() / 4)
-
-
-def free_memory() -> int:
-    """Bytes that this process may still take without harm, as well as the system tells."""
-    candidates = [_free_of_container(), _free_of_machine()]
-    return min((size for size in candidates if size is not None), default=_GIB)
-
-
-def _free_of_machine() -> int | None:
-    """Available memory on Linux, half of all memory on other Unixes, None where neither is told (Windows)."""
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
-    except (OSError, StopIteration, ValueError):
-        pass
-    try:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
-    except (AttributeError, OSError, ValueError):
-        return None
-
-
-def _free_of_container() -> int | None:
-    """What a container's limit (cgroup v2) leaves; None without one."""
-    try:
-        limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
-        used = int(Path("/sys/fs/cgroup/memory.current").read_text())
-        return None if limit == "max" else max(0, int(limit) - used)
-    except (OSError, ValueError):
-        return None
-
-
-def num_cores() -> int:
-    """Processor cores that this process may use."""
-    affinity = getattr(os, "sched_getaffinity", None)  # Linux only
-    return len(affinity(0)) if affinity is not None else os.cpu_count() or 1
 
 
 def _in_threads(work: Callable[[int], Result], count: int, label: str) -> Iterator[Result]:

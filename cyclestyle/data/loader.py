@@ -21,11 +21,12 @@ from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from cyclestyle.batch import UnpairedBatch
 from cyclestyle.config.schema import DataConfig
-from cyclestyle.data.check import Checked, check_images, fits_in_memory, num_cores, read_images
+from cyclestyle.data.check import Checked, check_images, fits_in_memory, read_images
 from cyclestyle.data.dataset import BadFile, UnpairedDataset
 from cyclestyle.data.decode import decode
 from cyclestyle.data.folders import DomainFolders, find_folders
 from cyclestyle.data.transforms import build_center_crop, build_resize, check_augment
+from cyclestyle.devices import num_cores
 from cyclestyle.errors import ConfigError, DataError
 
 _log = logging.getLogger("cyclestyle")

@@ -5,7 +5,6 @@ Knows nothing of pictures but how many pixels one has: so many are in flight at 
 
 from __future__ import annotations
 
-import os
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -57,11 +56,6 @@ class Threads:
         return cls(each, each, 1)
 
 
-def num_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def overlap(
     items: Iterable[Item], stages: Stages[Item], threads: Threads
 ) -> Generator[tuple[Item, Outcome], None, None]:
@@ -96,11 +90,8 @@ def _read_ahead(
     """Items in order, each with its pixels, when they have been read or could not be."""
 
     def read(index: int, item: Item) -> int:
-        pixels = 0
-        try:
-            pixels = stages.measure(item)
-        finally:
-            room.enter(index, pixels)
+        pixels = stages.measure(item)
+        room.enter(index, pixels)
         try:
             stages.read(item)
         except BaseException:
@@ -138,11 +129,10 @@ def _chunks(readied: Iterator[Readied[Item]], most: int) -> Iterator[list[Readie
 
 
 class _Room:
-    """Room for pixels that were read: given in the order of the items, so that the one awaited is never kept out."""
+    """Room for pixels that were read; the item that is awaited is never kept out."""
 
     def __init__(self, pixels: int) -> None:
         self._free = pixels
-        self._next = 0
         self._awaited = -1
         self._is_closed = False
         self._changed = threading.Condition()
@@ -150,14 +140,10 @@ class _Room:
     def enter(self, index: int, pixels: int) -> None:
         """Wait for room; the item that is awaited has it, however large it is."""
         with self._changed:
-            self._changed.wait_for(
-                lambda: self._is_closed or (self._next == index and (pixels <= self._free or self._awaited == index))
-            )
+            self._changed.wait_for(lambda: self._is_closed or pixels <= self._free or index == self._awaited)
             if self._is_closed:
                 raise CancelledError
             self._free -= pixels
-            self._next += 1
-            self._changed.notify_all()
 
     def leave(self, pixels: int) -> None:
         with self._changed:

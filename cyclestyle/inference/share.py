@@ -11,10 +11,11 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
+from cyclestyle.devices import num_cores
 from cyclestyle.errors import DataError
 from cyclestyle.inference.manifest import Manifest, Row
 from cyclestyle.inference.one_file import FileStages, OneFile
-from cyclestyle.inference.pipeline import Threads, num_cores, overlap
+from cyclestyle.inference.pipeline import Threads, overlap
 from cyclestyle.inference.plan import Plan
 from cyclestyle.inference.translator import Translator
 

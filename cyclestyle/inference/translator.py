@@ -23,13 +23,9 @@ from cyclestyle.errors import DataError
 from cyclestyle.images import to_pixels, to_tensor
 from cyclestyle.inference.files import TranslatorSpec, build_translator_network, read_translator
 from cyclestyle.inference.look import Look, lay_over, resized, work_shape
+from cyclestyle.inference.memory import choose_tile
 from cyclestyle.inference.tiling import ReadRows, WriteRows, translate_tiled
 from cyclestyle.networks.build import inference_memory_format
-
-try:  # TEMP until it lands
-    from cyclestyle.inference.memory import choose_tile
-except ImportError:
-    def choose_tile(*args): return None
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -41,6 +37,8 @@ Tile = int | Literal["auto"] | None
 
 # Below this the reflections inside a ResNet are wider than its quarter-size features.
 _SMALLEST_SIDE = 16
+# Pixels that any machine translates whole.
+_SMALL = 256 * 256
 # Sides of tiles that are tried in turn where memory ran out.
 _TILES_TO_FALL_BACK_ON = (512, 256, 128)
 
@@ -323,6 +321,8 @@ class Translator:
         """What to try in turn: None is the whole at once."""
         if self.tile != "auto":
             return [None if self.tile is None or self.tile**2 >= height * width else self.tile]
+        if height * width <= _SMALL and self.memory_limit is None:
+            return [None]
         chosen = choose_tile(network, height, width, self.device, self.memory_limit)
         smaller = [tile for tile in _TILES_TO_FALL_BACK_ON if tile**2 < height * width and (not chosen or tile < chosen)]
         return [chosen, *smaller]

@@ -8,10 +8,10 @@ import pytest
 import torch
 from PIL import Image
 
-from cyclestyle import images
+from cyclestyle import devices, images
 from cyclestyle.config.schema import DataConfig
 from cyclestyle.data import check as check_module
-from cyclestyle.data.check import check_images, fits_in_memory, free_memory, read_images
+from cyclestyle.data.check import check_images, fits_in_memory, read_images
 from cyclestyle.data.dataset import ImageCache, UnpairedDataset, stored_bytes
 from cyclestyle.data.sampling import index_at, sample_seed
 from cyclestyle.data.transforms import build_augment, build_resize
@@ -163,12 +163,12 @@ def test_memory_decides(monkeypatch):
 
 
 def test_free_memory_of_machine_and_container(monkeypatch):
-    assert 2**20 < free_memory() < 2**50
-    monkeypatch.setattr(check_module, "_free_of_container", lambda: 12345)
-    assert free_memory() == 12345
-    monkeypatch.setattr(check_module, "_free_of_container", lambda: None)
-    monkeypatch.setattr(check_module, "_free_of_machine", lambda: None)
-    assert free_memory() == 2**30  # a system that tells nothing
+    assert 2**20 < devices.free_memory() < 2**50
+    monkeypatch.setattr(devices, "_free_of_container", lambda: 12345)
+    assert devices.free_memory() == 12345
+    monkeypatch.setattr(devices, "_free_of_container", lambda: None)
+    monkeypatch.setattr(devices, "_free_of_machine", lambda: None)
+    assert devices.free_memory() == 2**30  # a system that tells nothing
 
 
 # ------------------------------------------------------------------------------------------ check
