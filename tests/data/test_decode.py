@@ -557,10 +557,10 @@ def test_16_bit_alpha(tmp_path):
 
 def test_multiplied_alpha_is_divided_out(tmp_path):
     # 13107 of 65535 is a fifth; colours above their alpha are not possible, and become white
-    rgba = np.array([[[100, 13107, 0, 13107], [1, 2, 3, 65535], [0, 0, 0, 0], [9, 0, 0, 1]]], np.uint16)
+    rgba = np.array([[[100, 13107, 0, 13107], [1, 2, 3, 65535], [0, 0, 0, 0], [9, 1, 0, 2]]], np.uint16)
     tifffile.imwrite(tmp_path / "x.tif", rgba, photometric="rgb", extrasamples=["assocalpha"])
     picture = read_picture(tmp_path / "x.tif", 3)
-    np.testing.assert_array_equal(picture.pixels, [[[500, 65535, 0], [1, 2, 3], [0, 0, 0], [65535, 0, 0]]])
+    np.testing.assert_array_equal(picture.pixels, [[[500, 65535, 0], [1, 2, 3], [0, 0, 0], [65535, 32768, 0]]])
     np.testing.assert_array_equal(picture.alpha, rgba[..., 3])
     kinds = [(rgba, "rgb"), (rgba[..., 2:], "minisblack")]
     for pixels, photometric in kinds[: 1 if PIL.__version__ < "11" else 2]:  # the latter Pillow 10 does not know

@@ -262,6 +262,8 @@ def test_pictures_stay_upright(tmp_path, suffix, orientation):
     Image.fromarray(noise).save(source, exif=exif, **options)
     picture = read_picture(source, 3)
     assert picture.pixels.shape == ((24, 16, 3) if orientation >= 5 else (16, 24, 3))
+    exif.load(picture.metadata.exif)
+    assert (exif.get_ifd(0x8769)[0xA003], exif.get_ifd(0x8769)[0xA002]) == picture.pixels.shape[:2]
     write_picture(tmp_path / f"y.{suffix}", picture.pixels, metadata=picture.metadata, quality=100)
     with Image.open(tmp_path / f"y.{suffix}") as image:
         assert image.getexif().get(274, 1) == 1
