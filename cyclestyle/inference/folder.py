@@ -188,7 +188,10 @@ def _write_sheets(plan: Plan) -> None:
     if plan.options.contact_sheet:
         rows = read_manifest(plan.output)
         listed = [rows[file.row["input"]] for file in plan.files if file.row["input"] in rows]
-        pages = write_contact_sheets(listed, plan.output, side_by_side=plan.options.side_by_side)
+        try:
+            pages = write_contact_sheets(listed, plan.output, side_by_side=plan.options.side_by_side)
+        except OSError as error:
+            raise DataError(f"contact sheets cannot be written to {plan.output} ({error}): free some space") from error
         logger.info("contact sheets: %d in %s", len(pages), plan.output)
 
 

@@ -130,13 +130,15 @@ def sweep(output: Path) -> int:
         How many processes are still at work there.
     """
     with locked(_lock_of(output)):
-        alive = set()
+        alive, num_at_work = set(), 0
         for path in sorted(output.glob(".manifest.*.jsonl")):
             if (match := _OWN.fullmatch(path.name)) is None:
                 continue
             with open(path, "rb+") as file:
-                if not try_lock(file):  # also where nobody can tell
+                is_free = try_lock(file)
+                if not is_free:  # also where nobody can tell
                     alive.add(match[1])
+                    num_at_work += is_free is False
                     continue
                 _merge(output, {name: row for name, row in _read(path).items() if _stands(output, row)}, {})
             path.unlink(missing_ok=True)
@@ -147,7 +149,7 @@ def sweep(output: Path) -> int:
                 match = _PARTIAL.fullmatch(name)
                 if match and match[1] not in alive:
                     (Path(folder) / name).unlink(missing_ok=True)
-    return len(alive)
+    return num_at_work
 
 
 def read_manifest(output: Path) -> dict[str, Row]:

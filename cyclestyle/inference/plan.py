@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cyclestyle.data.decode import set_largest_image
+from cyclestyle.distributed import rank
 from cyclestyle.errors import DataError
 from cyclestyle.inference.inputs import Entry, Listing, counts_of
 from cyclestyle.inference.manifest import Row
@@ -42,9 +43,9 @@ def make_plan(listing: Listing, output: Path, options: Options) -> Plan:
     Raises:
         DataError: the output folder cannot be used, or the mask folder is missing.
     """
-    if listing.passed_over:
+    if listing.passed_over and rank() == 0:
         logger.info("passed over: %s", counts_of(listing.passed_over))
-    if listing.repeated:
+    if listing.repeated and rank() == 0:
         logger.info("named twice in the list, translated once: %d", listing.repeated)
     places = output_places([entry.place for entry in listing.entries], options.format)
     check_output(listing, output, [output / place for place in places])
