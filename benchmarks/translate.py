@@ -163,7 +163,10 @@ def measure(tool: Tool, setting: Setting) -> Times:
 def image_seconds(rounds: list[Times], num_images: int) -> list[float]:
     """Seconds an image in each round; start-up, which is noisy, is the median's over all rounds."""
     one = statistics.median(times.one for times in rounds)
-    return [(times.many - one) / (num_images - 1) for times in rounds]
+    seconds = [(times.many - one) / (num_images - 1) for times in rounds]
+    if min(seconds) <= 0:
+        stop("start-up varied by more than all pictures took: give more --num-images, on a quieter machine")
+    return seconds
 
 
 def make_weights(args: argparse.Namespace) -> tuple[TranslatorSpec, dict[str, torch.Tensor]]:
