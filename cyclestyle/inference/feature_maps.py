@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from cyclestyle.errors import CyclestyleError
+from cyclestyle.inference.memory import return_freed
 
 
 @dataclass(frozen=True)
@@ -171,6 +172,9 @@ class FeatureMap:
 
     def take(self, index: int) -> Tensor:
         """The chunk, which is no longer kept."""
+        # One map is freed while another grows, in chunks of another size: freed pages would stay beside the new ones.
+        if self._store.device.type == "cpu":
+            return_freed()
         chunk = self.get(index)
         self._store.forget(self._places.pop(index))
         return chunk

@@ -6,12 +6,15 @@ rounded up. Their unit is the first feature map of the picture: height x width x
 
 from __future__ import annotations
 
+import ctypes
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from torch import nn
 
+from cyclestyle.devices import free_memory
 from cyclestyle.inference.windows import rows_a_band
 from cyclestyle.networks.layers import ResizeConv, SubpixelConv
 from cyclestyle.networks.resnet_generator import ResnetGenerator
@@ -58,8 +61,6 @@ def available(device: torch.device) -> int:
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    from cyclestyle.data.check import free_memory  # brings the image libraries
-
     return free_memory()
 
 
@@ -93,6 +94,22 @@ def taken(device: torch.device) -> int:
         return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except (OSError, ValueError, AttributeError):
         return 0
+
+
+def return_freed() -> None:
+    """Give freed memory back to the system where the C library (glibc) would keep it, and so count as ours."""
+    if _TRIM is not None:
+        _TRIM(0)
+
+
+def _find_trim() -> Callable[[int], int] | None:
+    try:
+        return ctypes.CDLL(None).malloc_trim
+    except (AttributeError, OSError, TypeError):  # another C library; Windows
+        return None
+
+
+_TRIM = _find_trim()
 
 
 def map_budget(
