@@ -41,6 +41,7 @@ class OneFile:
         mask_file: or None where there are no masks.
         row: of the manifest; filled on the way.
         made: what the output will have been made by and from: job, bytes and mtime; empty where nobody can look.
+        num_bytes: of the pixels that are being written; 0 before.
         picture, mask, translated: while it is in flight.
     """
 
@@ -49,6 +50,7 @@ class OneFile:
     mask_file: Path | None
     row: Row
     made: Row = field(default_factory=dict)
+    num_bytes: int = 0
     picture: Picture | None = None
     mask: np.ndarray | None = None
     translated: np.ndarray | None = None
@@ -180,6 +182,7 @@ class FileStages:
         if self.options.side_by_side:
             translated = np.concatenate([picture.pixels, translated], axis=1)
             alpha = None if alpha is None else np.concatenate([alpha, alpha], axis=1)
+        file.num_bytes = translated.nbytes
         target = self.output / file.place
         target.parent.mkdir(parents=True, exist_ok=True)
         size = [translated.shape[1], translated.shape[0]]

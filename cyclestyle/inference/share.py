@@ -122,9 +122,9 @@ class _Share:
             self._num_translated += 1
             self._warnings.update(file.row["warnings"])
             return self._result_of(file)
-        file.row["error"] = _in_one_line(error, file.entry.path)
+        file.row.update(error=_in_one_line(error, file.entry.path), seconds=round(file.row["seconds"], 4))
         self._manifest.record(file.row)
-        if _is_full(error, self._plan.output):
+        if file.num_bytes and _is_full(error, self._plan.output, file.num_bytes):
             raise DataError(
                 f"the disk of {self._plan.output} is full: stopped after {self._num_translated} translations of "
                 f"{len(self._plan.files)} inputs; free some space, then the same command goes on"
@@ -157,8 +157,8 @@ def _cause_to_keep(known: Row | None, made: Row, input: str) -> str | None:
     return "made with other settings"
 
 
-def _is_full(error: BaseException | None, output: Path) -> bool:
-    """Whether writing failed because the disk is full; image libraries do not always pass the error's number on."""
+def _is_full(error: BaseException | None, output: Path, num_bytes: int) -> bool:
+    """Whether writing so much failed because the disk is full; image libraries do not always pass the number on."""
     chain = []
     while error is not None:
         chain.append(error)
@@ -166,7 +166,8 @@ def _is_full(error: BaseException | None, output: Path) -> bool:
     failures = [each for each in chain if isinstance(each, OSError)]
     if any(failure.errno in _FULL for failure in failures):
         return True
-    return any(failure.errno is None for failure in failures) and shutil.disk_usage(output).free < 2**20
+    # What was written in vain is removed already, so that there is some space again.
+    return any(failure.errno is None for failure in failures) and shutil.disk_usage(output).free < num_bytes
 
 
 def _in_one_line(error: Exception, path: Path) -> str:

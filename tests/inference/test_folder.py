@@ -199,7 +199,7 @@ def test_a_full_disk_stops_with_one_line(
             raise DataError(f"{path}: no space") from error
 
     monkeypatch.setattr(one_file, "write_picture", write)
-    monkeypatch.setattr(share.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 4096}))
+    monkeypatch.setattr(share.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 400}))
     with pytest.raises(DataError, match=r"is full: stopped after 1 translations of 3 inputs; free some space"):
         results(photos, tmp_path / "out")
     assert set(tree(tmp_path / "out")) == {"a.png"}
@@ -208,6 +208,13 @@ def test_a_full_disk_stops_with_one_line(
     assert kept[1]["error"] == f"{photos / 'b.png'}: {tmp_path / 'out' / 'b.png'}: no space"
     monkeypatch.setattr(one_file, "write_picture", plain)
     assert counted(results(photos, tmp_path / "out")) == {"skipped": 1, "translated": 2}
+
+
+def test_a_broken_picture_is_no_full_disk(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = (photos / "a.png").read_bytes()
+    (photos / "a.png").write_bytes(whole[: len(whole) // 2])  # Pillow's error has no number
+    monkeypatch.setattr(share.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 0}))
+    assert counted(results(photos, tmp_path / "out")) == {"translated": 2, "failed": 1}
 
 
 def test_long_names_and_strange_ones(tmp_path: Path) -> None:
