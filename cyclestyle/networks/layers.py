@@ -30,9 +30,12 @@ def autocast_off(device: torch.device) -> AbstractContextManager[object]:
 class InstanceNorm(nn.Module):
     """Each channel of each image minus its mean, over its standard deviation (Ulyanov et al. 2016); nothing is learned.
 
-    Computed as a group norm with one channel a group, the same function: on the CPU `F.instance_norm` gives a wrong
-    input gradient for channels_last tensors of batch size 1. It has no parameters and no entries in the state dict.
-    bf16 and fp16 come out as they went in, with sums in fp32 inside; on GPUs autocast would widen them.
+    Where gradients are wanted it is computed as a group norm with one channel a group, the same function: on the CPU
+    `F.instance_norm` gives a wrong input gradient for channels_last tensors of batch size 1. Without gradients, on the
+    CPU, as the batch norm of each image alone, again the same function: faster, and right where a channel's mean is
+    large beside its deviation (channels_last group_norm subtracts squares there and cancels).
+    It has no parameters and no entries in the state dict. bf16 and fp16 come out as they went in, with sums in fp32
+    inside; on GPUs autocast would widen them.
     """
 
     def __init__(self, channels: int, eps: float = 1e-5) -> None:
@@ -43,7 +46,16 @@ class InstanceNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """N x C x H x W to the same shape, dtype and layout; needs more than one pixel."""
         with autocast_off(x.device):
+            if x.device.type == "cpu" and not x.requires_grad:
+                return self._batch_norm_of_each(x)
             return F.group_norm(x, num_groups=self.channels, eps=self.eps)
+
+    def _batch_norm_of_each(self, x: Tensor) -> Tensor:
+        # fp32 scale and shift that change nothing: without them bf16 is rounded twice.
+        wide = torch.promote_types(x.dtype, torch.float32)
+        one, zero = torch.ones(self.channels, dtype=wide), torch.zeros(self.channels, dtype=wide)
+        normed = [F.batch_norm(each, None, None, one, zero, training=True, eps=self.eps) for each in x.split(1)]
+        return normed[0] if len(normed) == 1 else torch.cat(normed)
 
     def extra_repr(self) -> str:
         """What `print(network)` shows."""
