@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -217,6 +218,28 @@ def test_full_scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(feature_maps.tempfile, "TemporaryFile", lambda **_: Full())
     with pytest.raises(CyclestyleError, match=r"No space left on device.*needed.*--scratch"):
         in_bands(prepared(ResnetGenerator(3, 4, blocks=1)), uneven(32, 16), memory_limit=0, scratch=tmp_path)
+
+
+def test_files_may_take_and_give_less_than_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As Linux does beyond 2 GB."""
+
+    class Short:
+        def __init__(self) -> None:
+            self.file = io.BytesIO()
+            self.seek, self.close = self.file.seek, self.file.close
+
+        def write(self, data: memoryview) -> int:
+            return self.file.write(data[:100])
+
+        def readinto(self, data: memoryview) -> int:
+            return self.file.readinto(data[:70])
+
+    monkeypatch.setattr(feature_maps.tempfile, "TemporaryFile", lambda **_: Short())
+    with ChunkStore(CPU, 0) as store:
+        chunk = torch.randn(1, 4, 4, 30).bfloat16()
+        place = FeatureMap(store)
+        place.put(0, chunk)
+        assert torch.equal(place.get(0), chunk)
 
 
 def test_the_scratch_file_uses_freed_space_again(tmp_path: Path) -> None:

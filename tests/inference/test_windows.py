@@ -121,6 +121,16 @@ def test_statistics_of_a_mean_far_from_zero() -> None:
     assert (found.std(dim=(2, 3)) - 1).abs().max() < 1e-4
 
 
+def test_statistics_of_one_large_band() -> None:
+    """Sums over all its 262144 pixels in fp32 would be wrong by 1e-4."""
+    x = torch.randn(1, 4, 512, 512).add_(30).contiguous(memory_format=torch.channels_last)
+    variance, mean = torch.var_mean(x.double(), dim=(2, 3), correction=0, keepdim=True)
+    expected = (x.double() - mean) / (variance + 1e-5).sqrt()
+    norm = Normalization(InstanceNorm(4))
+    found = norm.apply(norm.gather(x))
+    assert (found - expected).abs().max() < 2e-5
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("make", [nn.BatchNorm2d, lambda n: nn.BatchNorm2d(n, affine=False)])
 def test_batch_norm_is_the_layer_itself(make: Callable[[int], nn.BatchNorm2d], dtype: torch.dtype) -> None:
