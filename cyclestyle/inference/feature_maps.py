@@ -69,6 +69,8 @@ class ChunkStore:
     def keep(self, chunk: Tensor) -> Tensor | _Region:
         """Find a place for a new chunk."""
         size = _num_bytes(chunk)
+        if self._left is not None and self.device.type == "cpu":
+            return_freed()
         if self._left is None or size <= self._left:
             if self._left is not None:
                 self._left -= size

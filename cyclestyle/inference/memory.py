@@ -29,6 +29,9 @@ _MAPS = 0.5
 # Everything else lives as long as a band; in units of a band. 9 to 15 were seen, allocator included.
 _BANDS = 14
 
+# A limit is to be kept, not met on average: the output that fills up meanwhile, holes between chunks.
+_SAFETY = 1.5
+
 _TILES = (512, 256, 128)
 # Bytes left alone: other programs, and what forecasts do not see.
 _RESERVE = 2**29
@@ -118,7 +121,10 @@ def map_budget(
     """Bytes of maps that may be kept on the device, for bands of `rows` rows; None: no limit."""
     if memory_limit is None:
         return None
-    return max(0, memory_limit - taken(device) - bytes_of_bands(generator, width, rows))
+    return_freed()  # what an earlier picture left would count
+    # Narrow bands weigh more: halos of the widest convolution, three rows on each side.
+    bands = bytes_of_bands(generator, width, rows + 6)
+    return max(0, memory_limit - taken(device) - int(_SAFETY * bands))
 
 
 def host_budget() -> int:
