@@ -1,6 +1,6 @@
 """Times the translation of a folder of JPEGs from disk to disk: `cyclestyle translate` and, beside it, another tool.
 
-    python benchmarks/translate.py [--num-images 200] [--rounds 3] [--run RUN | --checkpoint FILE]
+    python benchmarks/translate.py [--num-images 200] [--rounds 3] [--run RUN]
     python benchmarks/translate.py --other FOLDER    # a checkout of pytorch-CycleGAN-and-pix2pix, with the same weights
 
 Every tool runs as a child process on the same pictures, with as many threads, and as it is shipped: ours writes a JPEG
@@ -8,11 +8,10 @@ a picture; the other's test.py, with `--preprocess none`, two PNGs and a line of
 C, ...), and the table holds medians over the rounds; a ratio is taken in each round, before its median, so that a
 machine that becomes slower meanwhile counts on both sides.
 
-A child translates either all n pictures or one. An image costs (time of n - time of 1) / (n - 1); start-up is the time
-of one picture less one image's: the interpreter, imports, weights, the first call of every kernel. Moments at which
-output files appear would not do: a tool that works on several pictures at once or writes late would look faster. What
-a tool starts only for many pictures (worker processes) counts as time of the images. With few pictures the noise of
-start-up shows: take enough that all of them last ten times as long.
+The times at which the output files appeared are cut into blocks of a tenth of the pictures, and the median block tells
+the time of an image: on machines that stall now and then, whole runs would compare stalls. Tools that work ahead, in
+threads or batches, gain nothing by it but within a block. Start-up is the time until the first picture, less one image's:
+the interpreter, imports, weights, the first call of every kernel.
 
 `network` is one pass of the generator alone on one picture, in a child of the same precision and threads; its share of
 an image's time can pass 100% where a tool runs several pictures side by side. Pictures are rendered landscapes.
@@ -22,7 +21,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import re
 import shutil
 import statistics
 import subprocess
@@ -50,12 +48,13 @@ from cyclestyle.inference.translator import Translator  # noqa: E402
 from cyclestyle.networks.build import build_generator  # noqa: E402
 
 NETWORK_REPEATS = 10
+NUM_BLOCKS = 10
 PSNR_IMAGES = 32
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What all tools share: the pictures (`all`, `one`, `exact`) and the weights lie in `work`."""
+    """What all tools share: the pictures (`all`, `exact`) and the weights lie in `work`."""
 
     work: Path
     size: int
@@ -81,45 +80,43 @@ class Tool:
 
 @dataclass(frozen=True)
 class Times:
-    """Seconds of one tool in one round: a child with one picture, a child with all, one pass of the network."""
+    """Seconds of one tool in one round: until its first picture, an image, one pass of the network."""
 
-    one: float
-    many: float
+    first: float
+    image: float
     network: float
 
 
-def run_child(command: list[str], setting: Setting, folder: Path) -> tuple[float, str]:
-    """Seconds and stdout of a child process in `folder`; its failure ends the benchmark."""
-    started = time.perf_counter()
+def run_child(command: list[str], setting: Setting, folder: Path) -> str:
+    """stdout of a child process in `folder`; its failure ends the benchmark."""
     child = subprocess.run(command, cwd=folder, env=setting.environment, capture_output=True, text=True, check=False)
-    seconds = time.perf_counter() - started
     if child.returncode:
         stop(f"{' '.join(command)}\nended with {child.returncode}:\n{child.stderr[-2000:]}")
-    return seconds, child.stdout
+    return child.stdout
 
 
-def translate(tool: Tool, setting: Setting, pictures: str, output: Path | None = None) -> float:
-    """Seconds in which a child of `tool` translates the folder `pictures`; all of them must have been written."""
+def translate(tool: Tool, setting: Setting, pictures: str, output: Path | None = None) -> list[float]:
+    """Seconds after which a child of `tool` had each picture of the folder `pictures` translated, in order."""
     source = setting.work / pictures
     wanted = sum(1 for _ in source.iterdir())
     target = output or setting.work / "output"
     shutil.rmtree(target, ignore_errors=True)
+    started = time.time()
     if tool.other is None:
         command = [sys.executable, "test.py", "--checkpoint", str(setting.translator), "--input", str(source)]
         command += ["--output", str(target), "--precision", tool.precision, "--device", setting.device]
-        seconds, text = run_child(command, setting, REPOSITORY)
-        summary = re.search(r"translated: (\d+) of (\d+)", text)
-        found = int(summary[1]) if summary else 0
+        run_child(command, setting, REPOSITORY)
+        found = [file for file in target.iterdir() if file.suffix in (".jpg", ".png")]
     else:
         command = [sys.executable, "test.py", "--model", "test", "--name", "same", "--dataroot", str(source)]
         command += ["--checkpoints_dir", str(setting.work / "checkpoints"), "--results_dir", str(target)]
         command += ["--no_dropout", "--preprocess", "none", "--num_test", str(wanted)]
         command += ["--ngf", str(setting.generator.filters), "--netG", other_name(setting.generator)]
-        seconds, _ = run_child(command, setting, tool.other)
-        found = sum(1 for _ in target.rglob("*_fake.png"))
-    if found != wanted:
-        stop(f"{tool.name} translated {found} of {wanted} pictures")
-    return seconds
+        run_child(command, setting, tool.other)
+        found = list(target.rglob("*_fake.png"))
+    if len(found) != wanted:
+        stop(f"{tool.name} translated {len(found)} of {wanted} pictures")
+    return sorted(file.stat().st_mtime - started for file in found)
 
 
 def time_network(tool: Tool, setting: Setting) -> float:
@@ -129,7 +126,7 @@ def time_network(tool: Tool, setting: Setting) -> float:
     command += ["--network", str(setting.translator)]
     if tool.other is not None:
         command += ["--other", str(tool.other), "--network-name", other_name(setting.generator)]
-    return float(run_child(command, setting, REPOSITORY)[1])
+    return float(run_child(command, setting, REPOSITORY))
 
 
 def print_network_seconds(args: argparse.Namespace) -> None:
@@ -157,16 +154,15 @@ def print_network_seconds(args: argparse.Namespace) -> None:
 
 def measure(tool: Tool, setting: Setting) -> Times:
     """One round of one tool."""
-    return Times(translate(tool, setting, "one"), translate(tool, setting, "all"), time_network(tool, setting))
+    moments = translate(tool, setting, "all")
+    return Times(moments[0], image_seconds(moments), time_network(tool, setting))
 
 
-def image_seconds(rounds: list[Times], num_images: int) -> list[float]:
-    """Seconds an image in each round; start-up, which is noisy, is the median's over all rounds."""
-    one = statistics.median(times.one for times in rounds)
-    seconds = [(times.many - one) / (num_images - 1) for times in rounds]
-    if min(seconds) <= 0:
-        stop("start-up varied by more than all pictures took: give more --num-images, on a quieter machine")
-    return seconds
+def image_seconds(moments: list[float]) -> float:
+    """Seconds an image: the median over blocks of a tenth of the pictures."""
+    block = max(1, (len(moments) - 1) // NUM_BLOCKS)
+    starts = range(0, len(moments) - block, block)
+    return statistics.median((moments[start + block] - moments[start]) / block for start in starts)
 
 
 def make_weights(args: argparse.Namespace) -> tuple[TranslatorSpec, dict[str, torch.Tensor]]:
@@ -201,15 +197,14 @@ def other_can_load(generator: GeneratorConfig) -> bool:
 
 
 def write_pictures(work: Path, num_images: int, size: int) -> None:
-    """`all`: the JPEGs; `one`: the first of them; `exact`: some as PNG, so that translations are PNG as well."""
-    for name in ("all", "one", "exact"):
+    """`all`: the JPEGs; `exact`: some as PNG, so that translations are PNG as well."""
+    for name in ("all", "exact"):
         (work / name).mkdir()
     for index in range(num_images):
         file = work / "all" / f"{index:05d}.jpg"
         Image.fromarray(render_landscape((0, 3, index), size)).save(file, quality=95)
         if index < PSNR_IMAGES:
             Image.open(file).save(work / "exact" / f"{index:05d}.png")
-    shutil.copy(work / "all" / "00000.jpg", work / "one")
 
 
 def psnr(tool: Tool, setting: Setting) -> float:
@@ -225,16 +220,16 @@ def psnr(tool: Tool, setting: Setting) -> float:
     return 10 * float(np.log10(255**2 / mean)) if mean else float("inf")
 
 
-def print_table(tools: list[Tool], base: Tool, rounds: dict[Tool, list[Times]], num_images: int) -> None:
+def print_table(tools: list[Tool], base: Tool, rounds: dict[Tool, list[Times]]) -> None:
     """Medians over the rounds; the ratio is taken in each round first."""
     versus = f"x {base.name}"
     columns = ("images/s", "s/image", "(range)", "start-up s", "network s", "share", versus)
     widths = (9, 9, 17, 11, 10, 7, max(8, len(versus) + 2))
     print(f"{'':>18}" + "".join(f"{name:>{width}}" for name, width in zip(columns, widths, strict=True)))
-    seconds = {tool: image_seconds(rounds[tool], num_images) for tool in tools}
+    seconds = {tool: [times.image for times in rounds[tool]] for tool in tools}
     for tool in tools:
         image = statistics.median(seconds[tool])
-        startup = statistics.median(times.one for times in rounds[tool]) - image
+        startup = statistics.median(times.first for times in rounds[tool]) - image
         network = statistics.median(times.network for times in rounds[tool])
         ratio = statistics.median(b / a for a, b in zip(seconds[tool], seconds[base], strict=True))
         spread = f"{min(seconds[tool]):.4f}-{max(seconds[tool]):.4f}"
@@ -305,13 +300,13 @@ def run_benchmark(args: argparse.Namespace, work: Path) -> None:
         f"{generator.filters} filters, {f'weights of {trained}' if trained else f'random weights (seed {args.seed})'}"
     )
     for tool in tools:
-        translate(tool, setting, "one")  # reads programs and libraries into the page cache
+        time_network(tool, setting)  # reads programs and libraries into the page cache
     rounds: dict[Tool, list[Times]] = {tool: [] for tool in tools}
     for _ in range(args.rounds):
         for tool in tools:
             rounds[tool].append(measure(tool, setting))
     base = next((tool for tool in tools if tool.other), next((t for t in tools if t.precision == "fp32"), tools[0]))
-    print_table(tools, base, rounds, args.num_images)
+    print_table(tools, base, rounds)
     for tool in tools if trained else ():
         if tool.precision != "fp32":
             count = min(args.num_images, PSNR_IMAGES)
