@@ -10,7 +10,7 @@ machine that becomes slower meanwhile counts on both sides.
 
 The times at which the output files appeared are cut into blocks of a tenth of the pictures, and the median block tells
 the time of an image: on machines that stall now and then, whole runs would compare stalls. Tools that work ahead, in
-threads or batches, gain nothing by it but within a block. Start-up is the time until the first picture, less one image's:
+threads or batches, gain nothing by it but within a block. Start-up is the time until the first picture, less one:
 the interpreter, imports, weights, the first call of every kernel.
 
 `network` is one pass of the generator alone on one picture, in a child of the same precision and threads; its share of

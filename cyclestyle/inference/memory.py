@@ -115,6 +115,11 @@ def _find_trim() -> Callable[[int], int] | None:
 _TRIM = _find_trim()
 
 
+def default_limit(device: torch.device) -> int:
+    """Bytes that this process may reach where nobody set a limit: what it holds and what is free, less a reserve."""
+    return taken(device) + max(0, available(device) - _RESERVE)
+
+
 def map_budget(
     generator: nn.Module, width: int, rows: int, device: torch.device, memory_limit: int | None
 ) -> int | None:

@@ -23,7 +23,7 @@ from cyclestyle.errors import DataError
 from cyclestyle.images import to_pixels, to_tensor
 from cyclestyle.inference.files import TranslatorSpec, build_translator_network, read_translator
 from cyclestyle.inference.look import Look, lay_over, resized, work_shape
-from cyclestyle.inference.memory import choose_tile
+from cyclestyle.inference.memory import choose_tile, default_limit
 from cyclestyle.inference.tiling import ReadRows, WriteRows, translate_tiled
 from cyclestyle.networks.build import inference_memory_format
 
@@ -333,9 +333,8 @@ class Translator:
         if tile is None:
             write(0, network(read(0, height)))
             return
-        translate_tiled(
-            network, read, write, height, width, tile=tile, device=self.device, memory_limit=self.memory_limit
-        )
+        limit = default_limit(self.device) if self.memory_limit is None else self.memory_limit
+        translate_tiled(network, read, write, height, width, tile=tile, device=self.device, memory_limit=limit)
 
 
 def _in_dtype(generator: nn.Module, dtype: torch.dtype, device: torch.device) -> nn.Module:
