@@ -8,10 +8,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from cyclestyle.inference.look import Look
     from cyclestyle.inference.translator import Translator
     from cyclestyle.training.run import train
 
-__all__ = ["Translator", "__version__", "train"]
+__all__ = ["Look", "Translator", "__version__", "train"]
 __version__ = "0.1.0"
 
 
@@ -21,6 +22,10 @@ def __getattr__(name: str) -> Any:
         from cyclestyle.inference.translator import Translator
 
         return Translator
+    if name == "Look":
+        from cyclestyle.inference.look import Look
+
+        return Look
     if name == "train":
         from cyclestyle.training.run import train
 

@@ -21,24 +21,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     options = options_of()
     source = parser.add_mutually_exclusive_group()
-    source.add_argument("--run", type=Path, metavar="RUN", help="run folder; without it the newest one in runs/")
+    source.add_argument("--run", type=_path, metavar="RUN", help="run folder; without it the newest one in runs/")
     source.add_argument(
         "--checkpoint",
-        type=Path,
+        type=_path,
         metavar="FILE",
         help="a checkpoint (.pt), a translator (.safetensors) or a generator of pytorch-CycleGAN-and-pix2pix (.pth)",
     )
     parser.add_argument("--to", metavar="DOMAIN", help="domain to translate to, by its name; without it the second one")
     parser.add_argument(
         "--input",
-        type=Path,
+        type=_path,
         metavar="X",
         help="a file, a folder with its sub-folders, a quoted pattern such as 'photos/**/*.jpg', a .txt with a path a "
         "line, or - for such lines on standard input; without it the run's test images",
     )
     parser.add_argument(
         "--output",
-        type=Path,
+        type=_path,
         metavar="FOLDER",
         help="where results and their manifest.jsonl go; the input's tree is kept. The same command again skips what "
         "is there",
@@ -74,7 +74,7 @@ def _add_looks(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--mask",
-        type=Path,
+        type=_path,
         metavar="FOLDER",
         help="translate only where a picture of the same path in this folder is white; grey is a weight",
     )
@@ -108,6 +108,13 @@ def run(args: argparse.Namespace) -> int:
         memory_limit=args.memory_limit,
         options=options,
     )
+
+
+def _path(text: str) -> Path:
+    """A path; an empty one, as of a variable that is not set, would be the current folder."""
+    if not text:
+        raise argparse.ArgumentTypeError("an empty path was given; for the current folder say .")
+    return Path(text)
 
 
 def _tile(text: str) -> int | Literal["auto"] | None:

@@ -89,6 +89,11 @@ def to_unsigned(samples: np.ndarray) -> np.ndarray:
     if kind in "iu":
         if kind == "i" and samples.min() < 0:
             raise ValueError(f"holds negative values ({samples.min()}); needed: 0 and above")
+        most = int(samples.max())
+        if samples.dtype.itemsize > 2 and 0 < most <= np.iinfo(np.uint16).max:
+            raise ValueError(
+                f"holds {samples.dtype} up to {most} only, which of its range is black; save it as 16-bit integers"
+            )
         scale = top / np.iinfo(samples.dtype).max
         return _by_rows(lambda rows: np.rint(rows.astype(np.float64) * scale), out, samples)
     if kind == "f":

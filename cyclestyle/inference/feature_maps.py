@@ -99,7 +99,7 @@ class ChunkStore:
         except OSError as error:
             raise CyclestyleError(
                 f"scratch folder {self._folder()}: {error.strerror or error}, {self.file_bytes / 2**30:.1f} GB are "
-                "needed there so far: give another folder with --scratch, or more memory with --memory-limit"
+                "needed there so far: point TMPDIR to another folder, or give more memory with --memory-limit"
             ) from error
 
     def read(self, region: _Region) -> Tensor:

@@ -162,8 +162,8 @@ def build_translator_network(spec: TranslatorSpec, weights: Mapping[str, Tensor]
 
 def describe(spec: TranslatorSpec) -> str:
     """One line for people."""
-    facts = asdict(spec)
-    return "{source} to {target}, {channels} channels, trained {step} steps on {crop_size} px crops".format(**facts)
+    trained = f", trained {spec.step} steps on {spec.crop_size} px crops" if spec.step else ""  # unknown of old files
+    return f"{spec.source} to {spec.target}, {spec.channels} channels{trained}"
 
 
 # ---------------------------------------------------------------------------------------------------- kinds of files

@@ -166,11 +166,17 @@ def _translate_share(translator: Translator, plan: Plan) -> Counter[str]:
         tqdm(total=num_files, desc="translating", unit="image", dynamic_ncols=True, disable=rank() > 0) as bar,
         closing(iterate_share(translator, plan, index=rank(), count=launched_processes())) as results,
     ):
-        for result in results:
-            counts[result.status] += 1
-            if result.status == "failed":
-                logger.warning("failed: %s", result.error)
-            bar.update()
+        try:
+            for result in results:
+                counts[result.status] += 1
+                if result.status == "failed":
+                    logger.warning("failed: %s", result.error)
+                bar.update()
+        except (KeyboardInterrupt, SystemExit):
+            logger.warning(
+                "stopped after %d of %d files: the same command goes on from there", counts.total(), num_files
+            )
+            raise
     return counts
 
 

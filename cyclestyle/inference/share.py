@@ -141,7 +141,7 @@ class _Share:
                 self._kept.total(), _counts(self._kept),
             )  # fmt: skip
         if self._warnings:
-            logger.warning("translated, but not all could be kept: %s", _counts(self._warnings))
+            logger.warning("translated, with losses that manifest.jsonl names: %s", _counts(self._warnings))
 
 
 def _cause_to_keep(known: Row | None, made: Row, input: str) -> str | None:
@@ -176,5 +176,5 @@ def _in_one_line(error: Exception, path: Path) -> str:
 
 
 def _counts(counter: Counter[str]) -> str:
-    shown = ", ".join(f"{count}: {text}" for text, count in counter.most_common(8))
+    shown = ", ".join(f"{count} x {text}" for text, count in counter.most_common(8))
     return shown + (f", and {len(counter) - 8} other causes" if len(counter) > 8 else "")

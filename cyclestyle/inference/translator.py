@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from cyclestyle.data.decode import picture_of
 from cyclestyle.devices import Precision, choose_device, choose_precision, is_out_of_memory
-from cyclestyle.errors import DataError
+from cyclestyle.errors import ConfigError, DataError
 from cyclestyle.images import to_pixels, to_tensor
 from cyclestyle.inference.files import TranslatorSpec, build_translator_network, read_translator
 from cyclestyle.inference.look import Look, lay_over, resized, work_shape
@@ -39,6 +39,7 @@ Tile = int | Literal["auto"] | None
 _SMALLEST_SIDE = 16
 # Pixels that any machine translates whole.
 _SMALL = 256 * 256
+_SMALLEST_TILE = 16
 # Sides of tiles that are tried in turn where memory ran out.
 _TILES_TO_FALL_BACK_ON = (512, 256, 128)
 
@@ -60,6 +61,8 @@ class Translator:
         tile: Tile = "auto",
         memory_limit: int | None = None,
     ) -> None:
+        if isinstance(tile, int) and tile < _SMALLEST_TILE:
+            raise ConfigError(f"a tile of {tile} was given, needed is at least {_SMALLEST_TILE}, auto or None")
         self.spec = spec
         self.device = device
         self.precision = precision
@@ -111,13 +114,14 @@ class Translator:
         Args:
             picture: one of
                 a PIL image of any mode;
-                a numpy array H x W x C (grey also H x W) of uint8 (0..255), uint16 (0..65535) or floats (0..1);
+                a numpy array H x W x C, or H x W for grey, of uint8 (0..255), uint16 (0..65535) or floats (0..1);
                 a torch batch N x C x H x W of floats in [-1, 1], on any device;
                 a list of these.
 
         Returns:
             The same kind and size. A PIL image in mode RGB or L (of 16 bits: I;16), with the alpha that it came with,
-            turned upright if its EXIF says how; an array or tensor of the same dtype, axes and device.
+            turned upright if its EXIF says how; an array or tensor of the same dtype, axes and device (a grey H x W
+            that becomes RGB comes back H x W x 3).
 
         Raises:
             DataError: something else.
@@ -143,6 +147,8 @@ class Translator:
     def _translate_array(self, array: np.ndarray) -> np.ndarray:
         channels = self.spec.channels
         is_flat = array.ndim == 2 and channels == 1
+        if array.ndim == 2 and channels == 3:  # as grey files are taken
+            array = array[..., None].repeat(3, axis=-1)
         if not is_flat and (array.ndim != 3 or array.shape[-1] != channels):
             raise DataError(f"an array of shape {array.shape} was given, needed is height x width x {channels}")
         return self.pixels(array[..., None])[..., 0] if is_flat else self.pixels(array)
@@ -172,6 +178,11 @@ class Translator:
         _check(pixels)
         look = look or Look()
         height, width, _ = pixels.shape
+        for name, plane in (("mask", mask), ("alpha", alpha)):
+            if plane is not None and plane.shape != (height, width):
+                raise DataError(
+                    f"a {name} of shape {plane.shape} was given, needed is that of the picture, {height} x {width}"
+                )
         network = self._network(self.precision.dtype if pixels.dtype == np.uint8 else torch.float32)
         result = np.empty_like(pixels)
         hidden = None if alpha is None or alpha.all() else alpha == 0
@@ -185,7 +196,9 @@ class Translator:
 
         def finish(low: int, translated: Tensor) -> None:
             rows = slice(low, low + translated.shape[2])
-            weight = None if mask is None else torch.from_numpy(np.ascontiguousarray(mask[rows], np.float32)).to(self.device)
+            weight = (
+                None if mask is None else torch.from_numpy(np.ascontiguousarray(mask[rows], np.float32)).to(self.device)
+            )
             if weight is not None or look.strength < 1 or look.keep_colors:
                 translated = lay_over(self._placed(to_tensor(pixels[rows])[None]), translated, look, weight)
             result[rows] = to_pixels(translated[0], pixels.dtype)
@@ -234,7 +247,9 @@ class Translator:
                 f"[-1, 1], batch x {self.spec.channels} x height x width"
             )
         if 0 in images.shape:
-            raise DataError(f"a tensor of shape {tuple(images.shape)} was given, needed is at least one image and pixel")
+            raise DataError(
+                f"a tensor of shape {tuple(images.shape)} was given, needed is at least one image and pixel"
+            )
         network = self._network(self.precision.dtype)
         return self._run_tensor(network, self._placed(images.float())).to(images.device, images.dtype)
 
@@ -308,7 +323,7 @@ class Translator:
         tiles = self._tiles(network, len(rows), len(columns))
         for attempt, tile in enumerate(tiles):
             try:
-                self._run_padded(network, read, write, len(rows), len(columns), tile)
+                self._run_padded(network, read, write, (len(rows), len(columns)), tile)
                 return
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error) or attempt + 1 == len(tiles):
@@ -324,12 +339,15 @@ class Translator:
         if height * width <= _SMALL and self.memory_limit is None:
             return [None]
         chosen = choose_tile(network, height, width, self.device, self.memory_limit)
-        smaller = [tile for tile in _TILES_TO_FALL_BACK_ON if tile**2 < height * width and (not chosen or tile < chosen)]
+        smaller = [
+            tile for tile in _TILES_TO_FALL_BACK_ON if tile**2 < height * width and (not chosen or tile < chosen)
+        ]
         return [chosen, *smaller]
 
     def _run_padded(
-        self, network: nn.Module, read: ReadRows, write: WriteRows, height: int, width: int, tile: int | None
+        self, network: nn.Module, read: ReadRows, write: WriteRows, shape: tuple[int, int], tile: int | None
     ) -> None:
+        height, width = shape
         if tile is None:
             write(0, network(read(0, height)))
             return

@@ -268,9 +268,9 @@ def spoil_manifest(photos: Path, output: Path) -> dict[str, object]:
 @pytest.mark.parametrize(
     ("spoil", "kept", "words"),
     [
-        (spoil_settings, 3, "3 outputs exist and were not replaced (3: made with other settings): use --overwrite"),
-        (spoil_input, 1, "1 outputs exist and were not replaced (1: the input has changed since): use --overwrite"),
-        (spoil_manifest, 3, "(3: of unknown origin)"),
+        (spoil_settings, 3, "3 outputs exist and were not replaced (3 x made with other settings): use --overwrite"),
+        (spoil_input, 1, "1 outputs exist and were not replaced (1 x the input has changed since): use --overwrite"),
+        (spoil_manifest, 3, "(3 x of unknown origin)"),
     ],
 )
 def test_another_output_is_kept_unless_told(
@@ -440,8 +440,8 @@ def test_one_line_for_what_formats_cannot_hold(tmp_path: Path, caplog: pytest.Lo
     results(tmp_path / "in", tmp_path / "out", format="jpg")
     lines = [record.getMessage() for record in caplog.records]
     assert len(lines) == 1
-    assert "3: alpha" in lines[0]
-    assert "1: only the first of 2 frames was translated" in lines[0]
+    assert "3 x alpha" in lines[0]
+    assert "1 x only the first of 2 frames was translated" in lines[0]
     assert rows(tmp_path / "out")[3]["warnings"] == ["only the first of 2 frames was translated"]
 
 

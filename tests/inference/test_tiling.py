@@ -203,7 +203,7 @@ def test_maps_are_freed_as_they_are_used(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_unwritable_scratch(tmp_path: Path) -> None:
     generator = prepared(ResnetGenerator(3, 4, blocks=1))
-    with pytest.raises(CyclestyleError, match=r"nowhere: No such file or directory.*--scratch") as caught:
+    with pytest.raises(CyclestyleError, match=r"nowhere: No such file or directory.*TMPDIR") as caught:
         in_bands(generator, uneven(32, 16), memory_limit=0, scratch=tmp_path / "nowhere")
     assert "\n" not in str(caught.value)
 
@@ -216,7 +216,7 @@ def test_full_scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(feature_maps.tempfile, "TemporaryFile", lambda **_: Full())
-    with pytest.raises(CyclestyleError, match=r"No space left on device.*needed.*--scratch"):
+    with pytest.raises(CyclestyleError, match=r"No space left on device.*needed.*TMPDIR"):
         in_bands(prepared(ResnetGenerator(3, 4, blocks=1)), uneven(32, 16), memory_limit=0, scratch=tmp_path)
 
 

@@ -20,7 +20,7 @@ from cyclestyle.checkpoint import load_checkpoint, save_translator
 from cyclestyle.config.loading import load_config
 from cyclestyle.data.decode import read_picture
 from cyclestyle.devices import Precision
-from cyclestyle.errors import CheckpointError, DataError
+from cyclestyle.errors import CheckpointError, ConfigError, DataError
 from cyclestyle.images import to_pixels, to_tensor
 from cyclestyle.inference.files import TranslatorSpec
 from cyclestyle.inference.look import Look
@@ -62,6 +62,18 @@ def test_grey_arrays_keep_their_axes() -> None:
     np.testing.assert_array_equal(inverter(1)(pixels[..., None]), 255 - pixels[..., None])
 
 
+def test_grey_arrays_become_colour_where_the_translator_has_it() -> None:
+    pixels = np.arange(30, dtype=np.uint8).reshape(5, 6)
+    np.testing.assert_array_equal(inverter(3)(pixels), (255 - pixels)[..., None].repeat(3, -1))
+
+
+def test_masks_of_another_shape_and_tiny_tiles_are_refused(run: Path) -> None:
+    with pytest.raises(DataError, match=r"a mask of shape \(3, 3\) was given.*5 x 6"):
+        inverter().pixels(np.zeros((5, 6, 3), np.uint8), mask=np.ones((3, 3)))
+    with pytest.raises(ConfigError, match="a tile of 3"):
+        Translator.load(run, tile=3)
+
+
 def test_pil_images_and_lists() -> None:
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (9, 13, 3), dtype=np.uint8))
     first, second = inverter()([image, image])
@@ -73,7 +85,7 @@ def test_pil_images_and_lists() -> None:
 @pytest.mark.parametrize(
     ("array", "words"),
     [
-        (np.zeros((4, 4), np.uint8), "height x width x 3"),
+        (np.zeros(4, np.uint8), "height x width x 3"),
         (np.zeros((4, 4, 4), np.uint8), "height x width x 3"),
         (np.zeros((4, 4, 3), np.int32), "int32"),
         (np.full((4, 4, 3), 1.5), "float64 outside 0..1"),

@@ -89,7 +89,7 @@ def test_this_input_breaks_group_norm_in_channels_last():
 
 
 def test_this_input_breaks_torch_instance_norm():
-    """Why InstanceNorm with gradients is a group norm: the input of the test above on which `F.instance_norm` is wrong."""
+    """Why InstanceNorm with gradients is a group norm: an input on which `F.instance_norm` is wrong."""
     x, weights = normed_input(1, "channels_last", torch.float32)
     exact_value, exact_gradient = value_and_gradient(by_definition, x.double(), weights.double())
     value, gradient = value_and_gradient(F.instance_norm, x, weights)
