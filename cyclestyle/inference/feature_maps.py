@@ -69,8 +69,8 @@ class ChunkStore:
     def keep(self, chunk: Tensor) -> Tensor | _Region:
         """Find a place for a new chunk."""
         size = _num_bytes(chunk)
-        if self._left is not None and self.device.type == "cpu":
-            return_freed()
+        if self._left is not None:
+            self._trim()
         if self._left is None or size <= self._left:
             if self._left is not None:
                 self._left -= size
@@ -90,6 +90,7 @@ class ChunkStore:
 
     def write(self, region: _Region, chunk: Tensor) -> None:
         """Chunk to file."""
+        self._trim()
         data = _as_bytes(chunk.permute(0, 2, 3, 1).contiguous().cpu())
         try:
             file = self._open()
@@ -104,6 +105,7 @@ class ChunkStore:
 
     def read(self, region: _Region) -> Tensor:
         """File to chunk, on the device."""
+        self._trim()
         count, channels, rows, width = region.shape
         chunk = torch.empty((count, rows, width, channels), dtype=region.dtype)
         data = _as_bytes(chunk)
@@ -118,6 +120,11 @@ class ChunkStore:
         except OSError as error:
             raise CyclestyleError(f"scratch folder {self._folder()}: {error.strerror or error}") from error
         return chunk.permute(0, 3, 1, 2).to(self.device)
+
+    def _trim(self) -> None:
+        """Where chunks come and go between heap and file, freed ones would stay resident beside the new."""
+        if self.device.type == "cpu":
+            return_freed()
 
     def _folder(self) -> Path:
         return self._scratch or Path(tempfile.gettempdir())
