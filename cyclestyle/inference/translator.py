@@ -184,7 +184,7 @@ class Translator:
                     f"a {name} of shape {plane.shape} was given, needed is that of the picture, {height} x {width}"
                 )
         network = self._network(self.precision.dtype if pixels.dtype == np.uint8 else torch.float32)
-        result = np.empty_like(pixels)
+        result = np.full_like(pixels, 0)  # written to now, so that its memory counts before features take the rest
         hidden = None if alpha is None or alpha.all() else alpha == 0
 
         def source(rows: Any, columns: Any = slice(None)) -> Tensor:
