@@ -21,6 +21,7 @@ from cyclestyle.data.decode import picture_of
 from cyclestyle.devices import Precision, choose_device, choose_precision, is_out_of_memory
 from cyclestyle.errors import ConfigError, DataError
 from cyclestyle.images import to_pixels, to_tensor
+from cyclestyle.inference.arrays import as_picture, check_pixels, padded_indices
 from cyclestyle.inference.files import TranslatorSpec, build_translator_network, read_translator
 from cyclestyle.inference.look import Look, lay_over, resized, work_shape
 from cyclestyle.inference.memory import choose_tile, default_limit
@@ -35,8 +36,6 @@ if TYPE_CHECKING:
 AnyPicture = TypeVar("AnyPicture", Image.Image, np.ndarray, Tensor)
 Tile = int | Literal["auto"] | None
 
-# Below this the reflections inside a ResNet are wider than its quarter-size features.
-_SMALLEST_SIDE = 16
 # Pixels that any machine translates whole.
 _SMALL = 256 * 256
 _SMALLEST_TILE = 16
@@ -175,7 +174,7 @@ class Translator:
         Raises:
             DataError: another dtype, no pixels, floats outside [0, 1].
         """
-        _check(pixels)
+        check_pixels(pixels)
         look = look or Look()
         height, width, _ = pixels.shape
         for name, plane in (("mask", mask), ("alpha", alpha)):
@@ -233,7 +232,7 @@ class Translator:
         if len(pictures) == 1 or not plain:
             return [self.pixels(picture, look, mask) for picture, mask in zip(pictures, masks, strict=True)]
         stack = np.stack(pictures)
-        _check(stack[0])
+        check_pixels(stack[0])
         with torch.inference_mode():
             translated = self._run_tensor(self._network(self.precision.dtype), self._placed(to_tensor(stack)))
         return list(to_pixels(translated))
@@ -313,7 +312,7 @@ class Translator:
             finish: takes (first row, N x C x rows x width).
             height, width: of the picture.
         """
-        rows, columns = (_padded(size, _stride(network)) for size in (height, width))
+        rows, columns = (padded_indices(size, _stride(network)) for size in (height, width))
 
         def read(low: int, high: int) -> Tensor:
             return source(rows[low:high], columns)
@@ -372,33 +371,3 @@ def _in_dtype(generator: nn.Module, dtype: torch.dtype, device: torch.device) ->
 def _stride(network: nn.Module) -> int:
     stride: int = network.stride  # type: ignore[assignment]  # every generator has it
     return stride
-
-
-def _padded(size: int, stride: int) -> np.ndarray:
-    """Indices of rows or columns, reflected at the end up to a multiple of the stride that the generator can take."""
-    wanted = -(-max(size, _SMALLEST_SIDE, stride) // stride) * stride
-    return np.pad(np.arange(size), (0, wanted - size), mode="reflect" if size > 1 else "edge")
-
-
-def _check(pixels: np.ndarray) -> None:
-    height, width, _ = pixels.shape
-    if not height or not width:
-        raise DataError(f"a picture of {width} x {height} pixels was given, needed is at least one pixel")
-    if pixels.dtype.kind == "f":
-        if not (pixels.min() >= 0 and pixels.max() <= 1):  # also false for nan
-            raise DataError(f"an array of {pixels.dtype} outside 0..1 was given, needed is 0 (black) to 1 (white)")
-    elif pixels.dtype not in (np.uint8, np.uint16):
-        raise DataError(f"an array of {pixels.dtype} was given, needed is uint8, uint16 or floating point in 0..1")
-
-
-def as_picture(pixels: np.ndarray, alpha: np.ndarray | None = None) -> Image.Image:
-    """H x W x 1 or 3 as a PIL image: L, LA, I;16, RGB or RGBA.
-
-    Pillow has no RGB of 16 bits and no 16-bit alpha, so those become 8 bits.
-    """
-    if pixels.dtype == np.uint16 and (pixels.shape[-1] == 3 or alpha is not None):
-        pixels = np.round(pixels / 257.0).astype(np.uint8)
-    if alpha is not None:
-        alpha = np.round(alpha / 257.0).astype(np.uint8) if alpha.dtype == np.uint16 else alpha
-        pixels = np.concatenate([pixels, alpha[..., None]], axis=-1)
-    return Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)

@@ -22,9 +22,10 @@ from cyclestyle.data.decode import read_picture
 from cyclestyle.devices import Precision
 from cyclestyle.errors import CheckpointError, ConfigError, DataError
 from cyclestyle.images import to_pixels, to_tensor
+from cyclestyle.inference.arrays import as_picture
 from cyclestyle.inference.files import TranslatorSpec
 from cyclestyle.inference.look import Look
-from cyclestyle.inference.translator import Translator, as_picture
+from cyclestyle.inference.translator import Translator
 
 
 class Invert(nn.Module):
