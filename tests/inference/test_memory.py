@@ -112,7 +112,7 @@ def test_map_budget(monkeypatch: pytest.MonkeyPatch) -> None:
     bands = memory.bytes_of_bands(generator, 512, 512)
     assert bands == 14 * 512 * 512 * 64 * 4
     with_halos = 14 * 518 * 512 * 64 * 4
-    assert map_budget(generator, 512, 512, CPU, 3 * GIB) == 2 * GIB - int(1.5 * with_halos)
+    assert map_budget(generator, 512, 512, CPU, 3 * GIB) == 2 * GIB - 3 * GIB // 16 - int(1.5 * with_halos)
 
 
 def test_what_this_process_holds_and_may_take() -> None:
