@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from cyclestyle.inference.look import Look
+    from cyclestyle.inference.options import Look
     from cyclestyle.inference.translator import Translator
     from cyclestyle.training.run import train
 
@@ -23,7 +23,7 @@ def __getattr__(name: str) -> Any:
 
         return Translator
     if name == "Look":
-        from cyclestyle.inference.look import Look
+        from cyclestyle.inference.options import Look
 
         return Look
     if name == "train":

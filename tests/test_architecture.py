@@ -17,6 +17,7 @@ ROWS = (
     ("data", "networks", "checkpoint"),
     ("methods", "evaluation", "inference", "stylize"),
     ("training",),
+    ("reports",),
     ("cli",),
 )
 ROW_OF = {part: row for row, parts in enumerate(ROWS) for part in parts}
@@ -26,6 +27,9 @@ ONE_FILE_EACH = {
     "tifffile": "data/tiff.py",
     "torch.utils.tensorboard": "training/tracker.py",
     "tensorboard": "training/tracker.py",
+    "torch_fidelity": "evaluation/inception.py",
+    "lpips": "evaluation/perceptual.py",
+    "jinja2": "reports/report.py",
 }
 
 SEES_THE_WHOLE_CONFIG = {"training/run.py", "inference/folder.py"}

@@ -8,11 +8,9 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Literal
 
-from cyclestyle.inference.options import FORMATS, Options
+from cyclestyle.inference.options import FORMATS, SMALLEST_TILE, Options
 
 SUMMARY = "Translate an image or a whole folder with a trained run"
-
-_SMALLEST_TILE = 64
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -123,8 +121,8 @@ def _tile(text: str) -> int | Literal["auto"] | None:
         return "auto"
     if text == "off":
         return None
-    if not text.isdecimal() or int(text) < _SMALLEST_TILE:
-        raise argparse.ArgumentTypeError(f"got {text!r}, needs auto, off or a side of at least {_SMALLEST_TILE} pixels")
+    if not text.isdecimal() or int(text) < SMALLEST_TILE:
+        raise argparse.ArgumentTypeError(f"got {text!r}, needs auto, off or a side of at least {SMALLEST_TILE} pixels")
     return int(text)
 
 

@@ -66,7 +66,26 @@ IDLE: tuple[Idle, ...] = (
     ),
     Idle(("ema.warmup",), lambda c: c.ema.decay == 0, "with ema.decay=0"),
     Idle(("train.tf32", "train.deterministic"), _is_on_cpu, "with train.device=cpu"),
-    Idle(("evaluate.every",), lambda c: c.evaluate.every > 0, "yet: nothing evaluates during training"),
+    Idle(
+        tuple(
+            f"evaluate.{name}"
+            for name in (
+                "num_images",
+                "extractor",
+                "weights",
+                "best",
+                "direction",
+                "least_content",
+                "patience",
+                "least_steps",
+            )
+        ),
+        lambda c: c.evaluate.every == 0,
+        "with evaluate.every=0",
+    ),
+    Idle(("evaluate.weights",), lambda c: c.evaluate.extractor == "builtin", "with evaluate.extractor=builtin"),
+    Idle(("evaluate.least_steps",), lambda c: c.evaluate.patience == 0, "with evaluate.patience=0"),
+    Idle(("doctor.on_alarm",), lambda c: c.doctor.every == 0, "with doctor.every=0"),
 )
 
 

@@ -181,10 +181,36 @@ class LogConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateConfig:
-    """Scores during training."""
+    """Scores during training, of the averaged generators on the test folders; what they say is in docs/metrics.md."""
 
-    every: int = 0
-    """Reserved: steps between evaluations on the test folders. Nothing evaluates yet, so other values than 0 warn."""
+    every: int = 1000
+    """Steps between evaluations, and once at the end; 0: never."""
+    num_images: int = 64
+    """The most test images of each domain that are looked at, evenly over the folder."""
+    extractor: Literal["builtin", "inception", "torchvision"] = "builtin"
+    """Features behind FID and KID: fixed filters that are always there; torch-fidelity's or torchvision's Inception."""
+    weights: str | None = None
+    """File of the Inception's weights; null: where torch keeps what it once downloaded."""
+    best: Literal["kid", "fid", "swd"] = "kid"
+    """The score that names the best checkpoint, the lower the better."""
+    direction: Literal["ab", "ba", "both"] = "ab"
+    """Whose score counts for the best checkpoint: the translation from A to B, from B to A, or the mean of both."""
+    least_content: float = 0.5
+    """A checkpoint is no candidate for the best where the luminance correlation with the source is below this."""
+    patience: int = 0
+    """Stop after so many evaluations in a row without a better score; 0: train to the end."""
+    least_steps: int = 0
+    """Never stop early before this step."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DoctorConfig:
+    """Detectors of what goes wrong in training; each alarm says which knob to turn."""
+
+    every: int = 10
+    """Steps between looks at a batch and its translations; 0: no doctor."""
+    on_alarm: Literal["warn", "stop"] = "warn"
+    """warn: a line on stderr when an alarm starts and ends; stop: save and end the run at the first alarm."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,3 +232,4 @@ class Config:
     train: TrainConfig = field(default_factory=TrainConfig)
     log: LogConfig = field(default_factory=LogConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+    doctor: DoctorConfig = field(default_factory=DoctorConfig)

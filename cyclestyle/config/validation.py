@@ -90,6 +90,11 @@ RANGES: dict[str, Range] = {
     "log.samples_every": COUNT,
     "log.num_samples": COUNT,
     "evaluate.every": WHOLE,
+    "evaluate.num_images": Range(2),
+    "evaluate.least_content": Range(-1, 1),
+    "evaluate.patience": WHOLE,
+    "evaluate.least_steps": WHOLE,
+    "doctor.every": WHOLE,
 }
 """The one place that says how far each number (each member, for tuples) may go."""
 

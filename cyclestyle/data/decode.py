@@ -133,19 +133,6 @@ def picture_of(image: Image.Image, channels: int) -> Picture:
         return Picture(pixels=pixels, alpha=alpha, metadata=metadata, num_frames=_num_frames(image))
 
 
-def pixels_of(image: Image.Image, channels: int) -> np.ndarray:
-    """Pixels of an open Pillow image, as `decode` gives those of a file: upright, alpha over white.
-
-    Args:
-        image: of any mode.
-        channels: 1 (grey) or 3 (RGB).
-
-    Returns:
-        H x W x `channels`; uint16 from modes of more than 8 bits (I;16, I, F), else uint8.
-    """
-    return over_white(_samples_of(image), channels)
-
-
 def read_header(path: Path, channels: int) -> Header:
     """Size and depth of an image file, from its first bytes. Same arguments and errors as `decode`."""
     with reasons(path), quiet:

@@ -9,8 +9,9 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from cyclestyle.checkpoint import replacing
-from cyclestyle.data.decode import read_picture
+from cyclestyle.data.decode import decode
 from cyclestyle.errors import CyclestyleError
+from cyclestyle.inference.arrays import as_picture
 from cyclestyle.inference.manifest import Row
 
 _THUMBNAIL = 256
@@ -91,16 +92,9 @@ def _small_jpeg(path: Path, factor: int) -> Image.Image | None:
 def _whole(path: Path) -> Image.Image:
     """Any picture as 8-bit RGB over white; of many channels the first three."""
     try:
-        picture = read_picture(path, 3)
-        pixels, alpha = picture.pixels, picture.alpha
+        return as_picture(decode(path, 3))
     except CyclestyleError:
-        pixels, alpha = _array(path), None
-    top = np.iinfo(pixels.dtype).max
-    colours = pixels.astype(np.float32) / top
-    if alpha is not None:
-        opacity = (alpha.astype(np.float32) / top)[..., None]
-        colours = colours * opacity + (1 - opacity)
-    return Image.fromarray(np.rint(colours * 255).astype(np.uint8))
+        return as_picture(_array(path))
 
 
 def _array(path: Path) -> np.ndarray:
@@ -108,7 +102,7 @@ def _array(path: Path) -> np.ndarray:
     if path.suffix.lower() != ".npy":
         raise OSError(f"{path}: not shown")
     channels = np.load(path, mmap_mode="r", allow_pickle=False).shape[-1]
-    return read_picture(path, channels).pixels[..., [0, min(1, channels - 1), min(2, channels - 1)]]
+    return decode(path, channels)[..., [0, min(1, channels - 1), min(2, channels - 1)]]
 
 
 def _fitting(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:

@@ -5,37 +5,15 @@ Plain arithmetic on tensors in [-1, 1]; where the source is to stay it stays to 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from cyclestyle.errors import ConfigError
+from cyclestyle.inference.options import Look
 
 # ITU-R BT.601, as JPEG has it.
 _LUMA = (0.299, 0.587, 0.114)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Look:
-    """What is done with a translation; the defaults leave it as the generator gives it.
-
-    Attributes:
-        work_size: shorter side in pixels at which the generator works; the result has the original size. None: native.
-        strength: 0 (the source) to 1 (the translation), linear in between.
-        keep_colors: luminance of the translation, colour of the source; RGB only.
-    """
-
-    work_size: int | None = None
-    strength: float = 1.0
-    keep_colors: bool = False
-
-    def __post_init__(self) -> None:
-        if not 0.0 <= self.strength <= 1.0:
-            raise ConfigError(f"--strength {self.strength} was given, needed is 0 (the source) to 1 (the translation)")
-        if self.work_size is not None and self.work_size < 1:
-            raise ConfigError(f"--work-size {self.work_size} was given, needed is a number of pixels, at least 1")
 
 
 def lay_over(source: Tensor, translated: Tensor, look: Look, weight: Tensor | None = None) -> Tensor:

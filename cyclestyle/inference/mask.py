@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path, PurePosixPath
 
-import cv2
 import numpy as np
 
 from cyclestyle.data.decode import read_picture
@@ -39,6 +38,8 @@ def read_mask(path: Path, height: int, width: int) -> np.ndarray:
     pixels = read_picture(path, 1).pixels[..., 0]
     values = pixels.astype(np.float32) / np.iinfo(pixels.dtype).max
     if values.shape != (height, width):
+        import cv2
+
         values = np.clip(cv2.resize(values, (width, height), interpolation=cv2.INTER_LINEAR), 0.0, 1.0)
     return soften(values)
 
@@ -51,5 +52,7 @@ def soften(values: np.ndarray) -> np.ndarray:
     feather = max(2.0, 0.01 * min(values.shape))
     if values.all():
         return values.astype(np.float32)
+    import cv2  # here: most translations have no masks
+
     distance = cv2.distanceTransform((values > 0).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
     return (values * np.minimum(1.0, distance / feather)).astype(np.float32)

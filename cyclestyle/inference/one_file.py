@@ -18,7 +18,6 @@ from cyclestyle.data.decode import Picture, read_header, read_picture
 from cyclestyle.data.encode import write_picture
 from cyclestyle.errors import CyclestyleError, DataError
 from cyclestyle.inference.inputs import Entry
-from cyclestyle.inference.look import Look
 from cyclestyle.inference.manifest import Manifest, Row
 from cyclestyle.inference.mask import read_mask
 from cyclestyle.inference.options import Options
@@ -64,12 +63,7 @@ class FileStages:
     output: Path
     options: Options
     manifest: Manifest
-    look: Look = field(init=False)
     _has_warned_of_scale: bool = False
-
-    def __post_init__(self) -> None:
-        given = self.options
-        self.look = Look(work_size=given.work_size, strength=given.strength, keep_colors=given.keep_colors)
 
     def stages(self) -> Stages[OneFile]:
         """What the pipeline calls."""
@@ -77,7 +71,7 @@ class FileStages:
 
     def job(self, file: OneFile) -> str:
         """What tells whether an output that exists is the one that would be written: all that changes its pixels."""
-        facts = [self.translator.fingerprint, asdict(self.look), self.options.side_by_side]
+        facts = [self.translator.fingerprint, asdict(self.options.look), self.options.side_by_side]
         if file.place.suffix.lower() in _LOSSY:
             facts.append(self.options.quality)
         if file.mask_file is not None:
@@ -127,7 +121,7 @@ class FileStages:
         if len(files) > 1:
             try:
                 pictures = [file.picture.pixels for file in files if file.picture is not None]
-                results = self.translator.batch(pictures, self.look, [file.mask for file in files])
+                results = self.translator.batch(pictures, self.options.look, [file.mask for file in files])
             except (RuntimeError, MemoryError):  # memory for one may do
                 self._free_memory()
             else:
@@ -142,7 +136,7 @@ class FileStages:
         start = perf_counter()
         try:
             file.translated = self.translator.pixels(
-                file.picture.pixels, self.look, mask=file.mask, alpha=file.picture.alpha
+                file.picture.pixels, self.options.look, mask=file.mask, alpha=file.picture.alpha
             )
         except (CyclestyleError, RuntimeError, MemoryError, OSError) as error:  # OSError: no room to spill to
             file.picture = file.mask = None
@@ -160,11 +154,13 @@ class FileStages:
         spec = self.translator.spec
         trained = spec.crop_size if spec.resize == "none" else spec.load_size
         width, height = file.row["input_size"]
-        shorter = self.look.work_size or min(width, height)
+        shorter = self.options.look.work_size or min(width, height)
         if self._has_warned_of_scale or not trained or shorter <= 2 * trained:
             return
         self._has_warned_of_scale = True
-        given = f"--work-size {shorter} is" if self.look.work_size else f"{file.entry.path} is {width} x {height},"
+        given = (
+            f"--work-size {shorter} is" if self.options.look.work_size else f"{file.entry.path} is {width} x {height},"
+        )
         logger.warning(
             "%s more than twice the training scale (%d pixels on the shorter side): strokes come out small; "
             "--work-size %d translates at the training scale and returns the original size",

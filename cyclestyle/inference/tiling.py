@@ -54,7 +54,7 @@ def translate_tiled(
     device: torch.device,
     memory_limit: int | None = None,
     scratch: Path | None = None,
-) -> bool:
+) -> None:
     """Translate a picture in bands of about `tile` x `tile` pixels.
 
     Args:
@@ -64,9 +64,6 @@ def translate_tiled(
         memory_limit: bytes that the process may hold (on a GPU: of the GPU's memory). What does not fit goes to the
             processor's memory if there is a GPU, then to a file; a limit that the bands alone pass is not kept.
         scratch: folder of that file; None: the system's folder for temporary files.
-
-    Returns:
-        Whether the result is exact, that is the same as the whole picture at once but for rounding: always True here.
 
     Raises:
         CyclestyleError: the scratch folder is full or cannot be written.
@@ -84,7 +81,6 @@ def translate_tiled(
     budget = map_budget(generator, width, rows, device, memory_limit)
     with ChunkStore(device, budget, host_budget, scratch) as store:
         run(generator, read_bands, write_band, len(starts), store)  # type: ignore[arg-type]
-    return True
 
 
 def _bands_through_resnet(

@@ -23,8 +23,9 @@ from cyclestyle.errors import ConfigError, DataError
 from cyclestyle.images import to_pixels, to_tensor
 from cyclestyle.inference.arrays import as_picture, check_pixels, padded_indices
 from cyclestyle.inference.files import TranslatorSpec, build_translator_network, read_translator
-from cyclestyle.inference.look import Look, lay_over, resized, work_shape
+from cyclestyle.inference.look import lay_over, resized, work_shape
 from cyclestyle.inference.memory import choose_tile, default_limit
+from cyclestyle.inference.options import SMALLEST_TILE, Look
 from cyclestyle.inference.tiling import ReadRows, WriteRows, translate_tiled
 from cyclestyle.networks.build import inference_memory_format
 
@@ -38,7 +39,6 @@ Tile = int | Literal["auto"] | None
 
 # Pixels that any machine translates whole.
 _SMALL = 256 * 256
-_SMALLEST_TILE = 16
 # Sides of tiles that are tried in turn where memory ran out.
 _TILES_TO_FALL_BACK_ON = (512, 256, 128)
 
@@ -60,8 +60,8 @@ class Translator:
         tile: Tile = "auto",
         memory_limit: int | None = None,
     ) -> None:
-        if isinstance(tile, int) and tile < _SMALLEST_TILE:
-            raise ConfigError(f"a tile of {tile} was given, needed is at least {_SMALLEST_TILE}, auto or None")
+        if isinstance(tile, int) and tile < SMALLEST_TILE:
+            raise ConfigError(f"a tile of {tile} was given, needed is at least {SMALLEST_TILE}, auto or None")
         self.spec = spec
         self.device = device
         self.precision = precision
@@ -287,13 +287,23 @@ class Translator:
         return images.to(self.device, non_blocking=is_upload, memory_format=inference_memory_format(self.device))
 
     def _run_tensor(self, network: nn.Module, images: Tensor) -> Tensor:
-        """N x C x H x W float32 on the device to the same, of any size."""
+        """N x C x H x W float32 on the device to the same, of any size: together where all fit, else in turn."""
+        count, _, height, width = images.shape
+        if count > 1 and self._tiles(network, count * height, width)[0] is not None:  # tiles are of one picture
+            return torch.cat([self._run_tensor(network, image) for image in images.split(1)])
         result = torch.empty_like(images)
 
         def finish(low: int, translated: Tensor) -> None:
             result[..., low : low + translated.shape[2], :] = translated
 
-        self._run(network, lambda rows, columns: images[..., rows, :][..., columns], finish, *images.shape[2:])
+        try:
+            self._run(
+                network, lambda rows, columns: images[..., rows, :][..., columns], finish, height, width, count=count
+            )
+        except torch.OutOfMemoryError:
+            if count == 1:
+                raise
+            result = torch.cat([self._run_tensor(network, image) for image in images.split(1)])
         return result
 
     def _run(
@@ -303,6 +313,8 @@ class Translator:
         finish: Callable[[int, Tensor], None],
         height: int,
         width: int,
+        *,
+        count: int = 1,
     ) -> None:
         """Feed the rows of `source`, padded to the stride by reflection, and hand the result to `finish`, cropped.
 
@@ -311,6 +323,7 @@ class Translator:
             source: (indices of rows, indices of columns) to N x C x rows x columns in [-1, 1].
             finish: takes (first row, N x C x rows x width).
             height, width: of the picture.
+            count: N; several go whole, or not at all.
         """
         rows, columns = (padded_indices(size, _stride(network)) for size in (height, width))
 
@@ -321,7 +334,7 @@ class Translator:
             if low < height:
                 finish(low, translated[:, :, : height - low, :width].float())
 
-        tiles = self._tiles(network, len(rows), len(columns))
+        tiles = self._tiles(network, len(rows), len(columns)) if count == 1 else [None]
         for attempt, tile in enumerate(tiles):
             try:
                 self._run_padded(network, read, write, (len(rows), len(columns)), tile)

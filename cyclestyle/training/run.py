@@ -21,7 +21,7 @@ from cyclestyle.config.rules import generator_stride, receptive_field
 from cyclestyle.config.schema import SAMPLE_ROOT, Config
 from cyclestyle.data.loader import Data, build_data, load_fixed
 from cyclestyle.data.synthetic import make_samples, samples_complete
-from cyclestyle.devices import choose_device, choose_precision
+from cyclestyle.devices import choose_device, choose_precision, is_out_of_memory
 from cyclestyle.distributed import launched_processes, world_size
 from cyclestyle.errors import CheckpointError, ConfigError
 from cyclestyle.inference.files import TranslatorSpec
@@ -50,7 +50,7 @@ _SHAPES = (
     "data.b.name",
 )
 # These change nothing of what is learned, so nothing is said about them.
-_INCIDENTAL = ("output_dir", "log", "evaluate", "train.steps", "train.epochs", "train.checkpoint_every",
+_INCIDENTAL = ("output_dir", "log", "evaluate", "doctor", "train.steps", "train.epochs", "train.checkpoint_every",
                "train.keep_checkpoints", "data.num_workers", "data.cache", "data.cache_limit_gb")  # fmt: skip
 
 
@@ -89,7 +89,7 @@ def train(config: Config | Mapping[str, Any] | str | Path, init_from: Files = ()
     try:
         stop = trainer.run()
     except (MemoryError, RuntimeError) as error:
-        if not isinstance(error, MemoryError | torch.OutOfMemoryError) and "allocate memory" not in str(error):
+        if not is_out_of_memory(error):
             raise
         raise ConfigError(
             f"out of memory on {trainer.device.type}: lower data.crop_size, train.batch_size or generator.filters, or "

@@ -32,6 +32,15 @@ CASES = [
     ("ema.warmup=false", "ema.decay=0", "ema.decay=0.9"),
     ("train.tf32=false", "train.device=cpu", "train.device=cuda"),
     ("train.deterministic=true", "train.device=cpu", "train.device=auto"),
+    ("evaluate.num_images=9", "evaluate.every=0", "evaluate={extractor: inception, patience: 3}"),
+    ("evaluate.extractor=inception", "evaluate.every=0", "evaluate={extractor: inception, patience: 3}"),
+    ("evaluate.best=fid", "evaluate.every=0", "evaluate={extractor: inception, patience: 3}"),
+    ("evaluate.direction=ba", "evaluate.every=0", "evaluate={extractor: inception, patience: 3}"),
+    ("evaluate.least_content=0.2", "evaluate.every=0", "evaluate={extractor: inception, patience: 3}"),
+    ("evaluate.patience=2", "evaluate.every=0", "evaluate={extractor: inception, patience: 3}"),
+    ("evaluate.weights=w.pth", "evaluate.extractor=builtin", "evaluate.extractor=inception"),
+    ("evaluate.least_steps=9", "evaluate.patience=0", "evaluate.patience=1"),
+    ("doctor.on_alarm=stop", "doctor.every=0", "doctor.every=5"),
 ]
 
 
@@ -50,14 +59,7 @@ def test_all_four_folders_leave_nothing_to_the_root() -> None:
     assert warnings(*folders[:3]) == ()
 
 
-def test_evaluation_during_training_is_still_to_come() -> None:
-    assert warnings("evaluate.every=100") == (
-        "evaluate.every=100 has no effect yet: nothing evaluates during training",
-    )
-    assert warnings("evaluate.every=0") == ()
-
-
 def test_every_rule_names_real_options_and_is_tried_here() -> None:
     named = {key for idle in IDLE for key in idle.keys}
     assert named <= set(options_of())
-    assert named == {setting.partition("=")[0] for setting, _, _ in CASES} | {"data.root", "evaluate.every"}
+    assert named == {setting.partition("=")[0] for setting, _, _ in CASES} | {"data.root"}

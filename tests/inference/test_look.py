@@ -6,13 +6,19 @@ import numpy as np
 import pytest
 import torch
 
+import cyclestyle
 from cyclestyle.errors import ConfigError
-from cyclestyle.inference.look import Look, lay_over, resized, with_colors_of, work_shape
+from cyclestyle.inference.look import lay_over, resized, with_colors_of, work_shape
+from cyclestyle.inference.options import Look
 
 
 def pair(channels: int = 3) -> tuple[torch.Tensor, torch.Tensor]:
     source, translated = torch.rand(2, 2, channels, 5, 7) * 2 - 1
     return source, translated
+
+
+def test_it_is_found_at_the_top() -> None:
+    assert cyclestyle.Look is Look
 
 
 def test_strength_is_linear_and_exact_at_both_ends() -> None:

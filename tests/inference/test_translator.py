@@ -24,7 +24,7 @@ from cyclestyle.errors import CheckpointError, ConfigError, DataError
 from cyclestyle.images import to_pixels, to_tensor
 from cyclestyle.inference.arrays import as_picture
 from cyclestyle.inference.files import TranslatorSpec
-from cyclestyle.inference.look import Look
+from cyclestyle.inference.options import Look
 from cyclestyle.inference.translator import Translator
 
 
@@ -319,6 +319,15 @@ def test_translating_needs_no_training_code(run: Path, tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert json.loads(done.stdout) == []
+
+
+@pytest.mark.parametrize("tile", [None, 32])
+def test_batches_are_translated_image_by_image_in_tiles_too(run: Path, tile: int | None) -> None:
+    images = torch.rand(2, 3, 50, 66) * 2 - 1
+    images[1] *= 0.1  # statistics that must not meet the first's
+    expected = torch.cat([Translator.load(run, precision="fp32", tile=None)(each) for each in images.split(1)])
+    found = Translator.load(run, precision="fp32", tile=tile)(images)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
 
 
 def test_translated_batches_can_be_trained_on() -> None:
