@@ -11,10 +11,8 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
@@ -23,11 +21,10 @@ from cyclestyle.batch import UnpairedBatch
 from cyclestyle.config.schema import DataConfig
 from cyclestyle.data.check import Checked, check_images, fits_in_memory, read_images
 from cyclestyle.data.dataset import BadFile, UnpairedDataset
-from cyclestyle.data.decode import decode
 from cyclestyle.data.folders import DomainFolders, find_folders
-from cyclestyle.data.transforms import build_center_crop, build_resize, check_augment
+from cyclestyle.data.transforms import check_augment
 from cyclestyle.devices import num_cores
-from cyclestyle.errors import ConfigError, DataError
+from cyclestyle.errors import ConfigError
 
 _log = logging.getLogger("cyclestyle")
 
@@ -141,31 +138,6 @@ def build_data(config: DataConfig, *, seed: int, device_type: str, start_method:
         pin_memory=device_type == "cuda",
         start_method=start_method,
     )
-
-
-def load_fixed(files: Sequence[Path], config: DataConfig, count: int, size: int) -> list[np.ndarray]:
-    """A few images, always the same, for sample grids.
-
-    Args:
-        files: to choose from, evenly over the list; broken ones are passed over.
-        count: how many, fewer if there are not so many.
-        size: pixels of each side.
-
-    Returns:
-        size x size x C each, uint8 or uint16: resized as for training, the middle cut out.
-    """
-    resize, crop = build_resize(config), build_center_crop(size)
-    count = min(count, len(files))
-    chosen: list[np.ndarray] = []
-    for share in range(count):
-        first, end = share * len(files) // count, (share + 1) * len(files) // count
-        for path in files[first:end]:
-            try:
-                chosen.append(crop(resize(decode(path, config.channels))))
-                break
-            except DataError as error:
-                _log.warning("skipped, %s", error)
-    return chosen
 
 
 class _Batches(Dataset[tuple[UnpairedBatch, list[BadFile]]]):

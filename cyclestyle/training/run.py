@@ -19,7 +19,8 @@ from cyclestyle.checkpoint import save_translator, write_text
 from cyclestyle.config.loading import config_from_mapping, load_config, to_mapping, to_yaml
 from cyclestyle.config.rules import generator_stride, receptive_field
 from cyclestyle.config.schema import SAMPLE_ROOT, Config
-from cyclestyle.data.loader import Data, build_data, load_fixed
+from cyclestyle.data.fixed import load_fixed
+from cyclestyle.data.loader import Data, build_data
 from cyclestyle.data.synthetic import make_samples, samples_complete
 from cyclestyle.devices import choose_device, choose_precision, is_out_of_memory
 from cyclestyle.distributed import launched_processes, world_size
@@ -211,7 +212,8 @@ def _build_previews(config: Config, data: Data) -> Previews:
         load_fixed(folders.test_files or folders.train_files, config.data, config.log.num_samples, size)
         for folders in data.folders
     ]
-    return Previews(fixed[0], fixed[1], _names(config))
+    fixed_a, fixed_b = ([picture.pixels for picture in pictures] for pictures in fixed)
+    return Previews(fixed_a, fixed_b, _names(config))
 
 
 def _names(config: Config) -> tuple[str, str]:

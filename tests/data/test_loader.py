@@ -16,7 +16,7 @@ from PIL import Image
 from cyclestyle.config.schema import DataConfig, DomainConfig
 from cyclestyle.data import loader as loader_module
 from cyclestyle.data.dataset import ImageCache
-from cyclestyle.data.loader import build_data, load_fixed
+from cyclestyle.data.loader import build_data
 from cyclestyle.errors import ConfigError, DataError
 
 
@@ -184,22 +184,6 @@ def test_errors_name_the_key(tmp_path):
     named = replace(config, b=DomainConfig(name="vangogh", train=str(tmp_path / "trainB")))
     with pytest.raises(DataError, match=r"data.b.train: 7 of 7 images of vangogh"):
         build_data(named, seed=0, device_type="cpu")
-
-
-def test_fixed_images_are_spread_over_the_list(tmp_path):
-    config = make_set(tmp_path, num_test=10)
-    files = sorted((tmp_path / "testA").iterdir())
-    fixed = load_fixed(files, config, 3, 16)
-    assert [each.shape for each in fixed] == [(16, 16, 3)] * 3
-    alone = [load_fixed([path], config, 1, 16)[0] for path in files]
-    places = [next(i for i, one in enumerate(alone) if np.array_equal(one, each)) for each in fixed]
-    assert places == [0, 3, 6]
-    with Image.open(files[0]) as image:  # 18 x 30: the shorter side is load_size already
-        np.testing.assert_array_equal(alone[0], np.asarray(image)[1:17, 7:23])
-    truncate(files[3])
-    np.testing.assert_array_equal(load_fixed(files, config, 3, 16)[1], alone[4])
-    assert len(load_fixed(files, config, 99, 16)) == 9
-    assert load_fixed([], config, 4, 16) == []
 
 
 CHILD = """

@@ -1,0 +1,1 @@
+"""Scores of translations: how near the target, how much of the content is kept; never the training code."""

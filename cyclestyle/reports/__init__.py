@@ -1,0 +1,1 @@
+"""What a person reads of runs: lists, comparisons, a page to look at."""
