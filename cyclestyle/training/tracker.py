@@ -1,6 +1,9 @@
-"""What a run writes down: scalars to metrics.jsonl and TensorBoard, grids and texts to TensorBoard.
+"""What a run writes down: scalars to metrics.jsonl and TensorBoard, evaluations, grids, alarms, the run's settings.
 
-The only file that imports tensorboard.
+The only file that imports tensorboard. Where each number stands there: `layout.py`.
+
+The JSON is strict: a number that is not finite is left out of its row ("a row's absent key is no point of that curve"),
+since NaN is no JSON. TensorBoard is given it, and marks it.
 
 Writing may fail (a full disk, a removed folder); that is said once and never ends a training.
 """
@@ -9,38 +12,54 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+from tensorboard.compat.proto.event_pb2 import Event  # type: ignore[import-untyped]
+from tensorboard.summary.writer.record_writer import RecordWriter  # type: ignore[import-untyped]
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
+from torch.utils.tensorboard.summary import hparams as hparams_summaries
+
+from cyclestyle.checkpoint import replacing
+from cyclestyle.training import layout
 
 logger = logging.getLogger("cyclestyle")
 
-# Where each scalar of metrics.jsonl stands in TensorBoard; what is not listed is a loss term.
-_TENSORBOARD_GROUPS = {"lr_": "learning_rate", "score_": "score", "grad_norm_": "gradient_norm"}
-_SPEED = ("seconds_per_step", "images_per_second", "data_wait", "gpu_memory_gb")
+_GRID_KEY = "cyclestyle"
+"""Text chunk of a sample grid's PNG that says where its cells are."""
+
+_HPARAMS_FILE = "events.out.tfevents.0000000000.hparams"
+"""Sorts before the other event files: a TensorBoard that reads them in turn does not stay with it."""
 
 
 class Tracker:
     """Means of scalars between two log points, and the files they go to.
 
     Args:
-        folder: the run folder: event files and metrics.jsonl.
+        folder: the run folder: event files, metrics.jsonl, evaluations.jsonl.
         step: the step a run goes on from; rows and points beyond it, of steps that will be taken again, are dropped.
     """
 
     def __init__(self, folder: Path, step: int) -> None:
-        self._metrics_file = folder / "metrics.jsonl"
+        self._folder = folder
+        self._step = step
         self._sums: dict[str, Tensor] = {}
         self._counts: dict[str, int] = {}
+        self._alarms: set[str] = set()
+        self._best: dict[str, float] = {}
         self._warned = False
         self._writer: SummaryWriter | None = None
-        self._attempt(lambda: _drop_rows_after(self._metrics_file, step))
+        self._attempt(lambda: _drop_rows_after(folder / "metrics.jsonl", step))
+        self._attempt(lambda: self._recall(_drop_rows_after(folder / "evaluations.jsonl", step)))
         self._attempt(lambda: self._open(folder, step))
 
     def _open(self, folder: Path, step: int) -> None:
@@ -48,7 +67,11 @@ class Tracker:
         # nor after a run that was killed before its first checkpoint.
         self._writer = SummaryWriter(str(folder), purge_step=step + 1)
 
-    def _attempt(self, write: Callable[[], None]) -> None:
+    def _recall(self, evaluations: list[dict[str, Any]]) -> None:
+        for row in evaluations:
+            self._take_best(row)
+
+    def _attempt(self, write: Callable[[], object]) -> None:
         try:
             write()
         except Exception as error:  # OSError of a disk, or whatever the event writer's own thread died of
@@ -81,23 +104,97 @@ class Tracker:
         finite = torch.stack(list(self._sums.values())).isfinite().tolist()
         return [name for name, is_finite in zip(self._sums, finite, strict=True) if not is_finite]
 
-    def write(self, step: int, scalars: dict[str, float]) -> None:
-        """Write the row of `step`."""
-        row = {"step": step, **scalars}
-        self._attempt(lambda: self._append(row))
-        self._attempt(lambda: self._write_events(row))
+    def write(self, step: int, scalars: Mapping[str, float], alarms: Mapping[str, str] | None = None) -> None:
+        """Write the row of `step`.
 
-    def _append(self, row: dict[str, float]) -> None:
-        with open(self._metrics_file, "a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
+        Args:
+            scalars: by name; `doctor_<measure>_<side>` stands under doctor/ in TensorBoard.
+            alarms: those that are active, by name: one line each.
+        """
+        self._step = step
+        row = {"step": step, **scalars, **({"alarms": dict(alarms)} if alarms else {})}
+        self._attempt(lambda: self._append("metrics.jsonl", row))
+        points = {layout.tensorboard_tag(name): value for name, value in scalars.items()}
+        active = set(alarms or ())
+        points |= {f"alarm/{name}": float(name in active) for name in sorted(active | self._alarms)}
+        self._alarms = active
+        self._attempt(lambda: self._add_scalars(points, step))
 
-    def _write_events(self, row: dict[str, float]) -> None:
+    def alarm(self, step: int, name: str, line: str, started: bool) -> None:
+        """An entry under the Text tab where an alarm starts or ends: `line` says what was seen, and the knob."""
+        self.text("alarms", f"**{name} {'started' if started else 'ended'}** at step {step}: {line}", step)
+
+    def evaluation(self, row: Mapping[str, Any]) -> None:
+        """Write an evaluation: whole to evaluations.jsonl, its flat scores to metrics.jsonl and TensorBoard.
+
+        Args:
+            row: "step", "scores" by name (`kid_ab`), "best" (the metric that names the best checkpoint), and all else
+                that evaluations.jsonl is to hold.
+        """
+        self._step = step = int(row["step"])
+        scores: dict[str, float] = row["scores"]
+        self._attempt(lambda: self._append("evaluations.jsonl", row))
+        self._attempt(lambda: self._append("metrics.jsonl", {"step": step, **scores}))
+        points = dict(scores)
+        for name, value in scores.items():
+            error = scores.get(name.replace("kid_", "kid_error_", 1))
+            if name in ("kid_ab", "kid_ba") and error is not None:
+                points[name.replace("_", "_lower_")] = value - error
+                points[name.replace("_", "_upper_")] = value + error
+        points |= {f"best_{name}": value for name, value in self._take_best(row).items()}
+        self._attempt(lambda: self._add_scalars({layout.score_tag(name): v for name, v in points.items()}, step))
+
+    def _take_best(self, row: Mapping[str, Any]) -> dict[str, float]:
+        """The lowest value so far of the metric that names the best checkpoint, by score; `row` included."""
+        scores = strict(row["scores"])
+        names = [f"{row.get('best')}_{direction}" for direction in ("ab", "ba")]
+        for name in names:
+            if name in scores:
+                self._best[name] = min(scores[name], self._best.get(name, math.inf))
+        return {name: self._best[name] for name in names if name in self._best}
+
+    def layout(self, directions: Sequence[str]) -> None:
+        """Lay out the custom-scalars page, once at the start of a run; `directions` are "ab" and "ba"."""
+        if self._writer is not None:
+            writer = self._writer
+            self._attempt(lambda: writer.add_custom_scalars(layout.custom_scalars(directions)))
+
+    def hparams(self, settings: Mapping[str, Any], scores: Mapping[str, float]) -> None:
+        """A row of TensorBoard's HParams page: the run's settings, and the scores that it ends with.
+
+        The last call wins, also after a resume with other settings.
+
+        Args:
+            settings: the config, nested; lists become texts, what is null is left out.
+            scores: by name (`kid_ab`); they stand under hparam/.
+        """
+        self._attempt(lambda: self._write_hparams(layout.flat_settings(settings), list(scores)))
+        self._attempt(
+            lambda: self._add_scalars(
+                {layout.final_score_tag(name): value for name, value in strict(dict(scores)).items()}, self._step
+            )
+        )
+
+    def _write_hparams(self, settings: dict[str, float | str], scores: list[str]) -> None:
+        # TensorBoard keeps the first settings that it reads of a run: they have a file of their own, which is replaced.
+        metrics = {layout.final_score_tag(name): 0.0 for name in layout.final_score_names(scores)}
+        now = time.time()
+        with replacing(self._folder / _HPARAMS_FILE) as partial, open(partial, "wb") as file:
+            records = RecordWriter(file)
+            records.write(Event(wall_time=now, file_version="brain.Event:2").SerializeToString())
+            for summary in hparams_summaries(settings, metrics):
+                records.write(Event(wall_time=now, summary=summary).SerializeToString())
+            records.flush()
+
+    def _append(self, name: str, row: Mapping[str, Any]) -> None:
+        with open(self._folder / name, "a", encoding="utf-8") as file:
+            file.write(json.dumps(strict(row), allow_nan=False) + "\n")
+
+    def _add_scalars(self, points: Mapping[str, float], step: int) -> None:
         if self._writer is None:
             return
-        step = int(row["step"])
-        for name, value in row.items():
-            if name != "step":
-                self._writer.add_scalar(tensorboard_tag(name), value, step)
+        for tag, value in points.items():
+            self._writer.add_scalar(tag, value, step)
         self._writer.flush()
 
     def image(self, tag: str, pixels: np.ndarray, step: int) -> None:
@@ -106,9 +203,9 @@ class Tracker:
             writer = self._writer
             self._attempt(lambda: writer.add_image(tag, pixels, step, dataformats="HWC"))
 
-    def picture(self, path: Path, pixels: np.ndarray) -> None:
-        """A picture, H x W x C uint8, as a file of its own."""
-        self._attempt(lambda: Image.fromarray(pixels).save(path))
+    def picture(self, path: Path, pixels: np.ndarray, info: Mapping[str, Any] | None = None) -> None:
+        """A picture, H x W x C uint8, as a PNG of its own; `info` becomes JSON in its text chunk "cyclestyle"."""
+        self._attempt(lambda: _save_png(path, pixels, info))
 
     def text(self, tag: str, text: str, step: int) -> None:
         """Markdown under the Text tab."""
@@ -122,30 +219,49 @@ class Tracker:
             self._attempt(self._writer.close)
 
     def state_dict(self) -> dict[str, Any]:
-        """Sums since the last log point, so that the next row after a resume is that of an uninterrupted run."""
-        return {"sums": {name: value.cpu() for name, value in self._sums.items()}, "counts": dict(self._counts)}
+        """Sums since the last log point and active alarms: the next row after a resume is an uninterrupted run's."""
+        return {
+            "sums": {name: value.cpu() for name, value in self._sums.items()},
+            "counts": dict(self._counts),
+            "alarms": sorted(self._alarms),
+        }
 
     def load_state_dict(self, state: dict[str, Any], device: torch.device) -> None:
         """Go on from `state_dict`."""
         self._sums = {name: value.to(device) for name, value in state["sums"].items()}
         self._counts = dict(state["counts"])
+        self._alarms = set(state.get("alarms", ()))  # checkpoints of before the doctor know of none
 
 
-def tensorboard_tag(name: str) -> str:
-    """The group and name under which a scalar of metrics.jsonl stands in TensorBoard: cycle_a -> loss/cycle_a."""
-    if name in _SPEED:
-        return f"speed/{name}"
-    for prefix, group in _TENSORBOARD_GROUPS.items():
-        if name.startswith(prefix):
-            return f"{group}/{name.removeprefix(prefix)}"
-    return f"loss/{name}"
+def strict(value: Any) -> Any:
+    """`value` as strict JSON can hold it: without keys whose number is not finite (null in a list), paths as text."""
+    if isinstance(value, Mapping):
+        kept = {str(key): strict(item) for key, item in value.items()}
+        return {key: item for key, item in kept.items() if item is not None or value[key] is None}
+    if isinstance(value, list | tuple):
+        return [strict(item) for item in value]
+    if isinstance(value, bool | str) or value is None:
+        return value
+    if isinstance(value, Integral):
+        return int(value)
+    if isinstance(value, Real):  # numpy's too
+        return float(value) if math.isfinite(value) else None
+    return str(value)
 
 
-def _drop_rows_after(path: Path, step: int) -> None:
-    """Keep the rows of metrics.jsonl up to `step`; a last line cut off by a crash goes too."""
+def _save_png(path: Path, pixels: np.ndarray, info: Mapping[str, Any] | None) -> None:
+    chunks = PngInfo()
+    if info is not None:
+        chunks.add_text(_GRID_KEY, json.dumps(strict(info), allow_nan=False))
+    with replacing(path) as partial:  # a report may be made while the run goes on
+        Image.fromarray(pixels).save(partial, format="PNG", pnginfo=chunks)
+
+
+def _drop_rows_after(path: Path, step: int) -> list[dict[str, Any]]:
+    """Keep the rows up to `step`, and return them; a last line cut off by a crash goes too."""
     if not path.exists():
-        return
-    kept = []
+        return []
+    kept, rows = [], []
     for line in path.read_text(encoding="utf-8").splitlines():
         try:
             row = json.loads(line)
@@ -153,6 +269,7 @@ def _drop_rows_after(path: Path, step: int) -> None:
             continue
         if row["step"] <= step:
             kept.append(line + "\n")
-    partial = path.with_suffix(".partial")
-    partial.write_text("".join(kept), encoding="utf-8")
-    partial.replace(path)
+            rows.append(row)
+    with replacing(path) as partial:
+        partial.write_text("".join(kept), encoding="utf-8")
+    return rows

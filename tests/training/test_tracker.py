@@ -10,7 +10,8 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from cyclestyle.training.tracker import Tracker, tensorboard_tag
+from cyclestyle.training.layout import tensorboard_tag
+from cyclestyle.training.tracker import Tracker
 
 
 def rows(folder: Path) -> list[dict[str, float]]:
@@ -118,7 +119,7 @@ def test_a_failing_disk_warns_once_and_never_raises(tmp_path: Path, caplog: pyte
     tracker = Tracker(tmp_path, 0)
     tracker.close()
     tracker._writer = BrokenWriter()  # type: ignore[assignment]
-    tracker._metrics_file = tmp_path / "gone" / "metrics.jsonl"
+    tracker._folder = tmp_path / "gone"
     write_steps(tracker, range(1, 4))
     tracker.image("grid", np.zeros((2, 2, 3), np.uint8), 1)
     tracker.picture(tmp_path / "gone" / "grid.png", np.zeros((2, 2, 3), np.uint8))
