@@ -1,0 +1,155 @@
+"""What the training doctor measures on a batch and its translations: sums that average over looks, and their formulas.
+
+`statistics` gives small tensors of one look; a mean of them over looks goes into the formulas. A batch often is one
+image, so that nothing here may rest on one look. Nothing draws random numbers or waits for the device.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from cyclestyle.evaluation.content import change, luminance
+
+_MOST_IMAGES = 4  # of a batch: a look costs the same whatever its size
+_LIGHT_SIZE = 64  # pixels to which images are averaged before light and dark are compared
+_THUMBNAIL = 8
+_LARGEST_WINDOW = 128
+_SMALLEST_WINDOW = 32  # below, the frequencies of a grid have no neighbourhood of their own
+
+GRID_POINTS = ((2, 0), (0, 2), (2, 2), (1, 0), (0, 1), (1, 1), (-1, 1), (1, 2), (2, 1))
+"""Where upsampling by 2 and by 4 leaves peaks: vertical and horizontal frequency in quarters of a cycle a pixel.
+
+2 is a period of 2 px, 1 one of 4 px; the other half of the plane mirrors these.
+"""
+_TWICE = torch.tensor([2.0 if 1 in map(abs, point) else 1.0 for point in GRID_POINTS])  # has a mirror image of its own
+
+# Weaker grids nobody sees: half a grey level of 255, as standard deviation in [-1, 1], of one of the points above.
+_VISIBLE = 2 * 0.5 / 255
+_ALIKE = 0.02  # standard deviation in [-1, 1] below which pictures are all alike
+
+
+@torch.no_grad()
+def statistics(reals: Mapping[str, Tensor], fakes: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Statistics of one look, each a flat float32 tensor on the images' device.
+
+    Args:
+        reals: "a", "b" -> N x C x H x W in [-1, 1].
+        fakes: "ab", "ba" (or one of them) -> their translations: that of `reals["a"]` under "ab".
+
+    Returns:
+        thumbnail_<side>, thumbnail_square_<side>: of an image, 8 x 8 x C, and squared.
+        grid_<side>: 9 x 3 powers at and beside `GRID_POINTS`; absent where images are too small.
+        light_<direction>: covariance and variances of luminance of source and translation.
+        change_<direction>: mean difference of both as a share of the full range.
+        Sides are "a" and "b" for real images and the directions for translations.
+    """
+    reals = {side: images[:_MOST_IMAGES].float() for side, images in reals.items()}
+    fakes = {direction: images[:_MOST_IMAGES].float() for direction, images in fakes.items()}
+    found: dict[str, Tensor] = {}
+    for side, images in {**reals, **fakes}.items():
+        thumbnails = F.adaptive_avg_pool2d(images, _THUMBNAIL).flatten(1)  # N x 64C
+        found[f"thumbnail_{side}"] = thumbnails.mean(0)
+        found[f"thumbnail_square_{side}"] = thumbnails.square().mean(0)
+        if min(images.shape[-2:]) >= _SMALLEST_WINDOW:
+            found[f"grid_{side}"] = grid_powers(luminance(images)).flatten()
+    for direction, fake in fakes.items():
+        source = reals[direction[0]]
+        found[f"light_{direction}"] = _light(source, fake)
+        found[f"change_{direction}"] = change(source, fake).mean().reshape(1)
+    return found
+
+
+def _light(source: Tensor, fake: Tensor) -> Tensor:
+    """Covariance, variance of source, variance of translation over the pixels of each image, mean over images."""
+    size = min(_LIGHT_SIZE, *source.shape[-2:])
+    x, y = (F.adaptive_avg_pool2d(luminance(images), size).flatten(1) for images in (source, fake))
+    x, y = x - x.mean(1, keepdim=True), y - y.mean(1, keepdim=True)
+    return torch.stack([(x * y).mean(), x.square().mean(), y.square().mean()])
+
+
+def luminance_correlation(light: Tensor) -> float | None:
+    """Correlation of light and dark over all looks; None where sources or translations are flat.
+
+    Pooled: a flat crop of sky, whose own correlation is that of noise, has the weight of its small variance.
+    """
+    covariance, source, fake = light.tolist()
+    if min(source, fake) < 1e-4 or min(source, fake) < 1e-3 * max(source, fake):
+        return None
+    return covariance / math.sqrt(source * fake)
+
+
+def variation(statistics: Mapping[str, Tensor], direction: str) -> float | None:
+    """Spread of translations over that of real images, the sources or the target's, whichever differ less.
+
+    Against both: where all pictures of the target are alike, those of their translations should be too.
+
+    Returns:
+        About 1 for a healthy generator, 0 where all come out the same; None where the real images are all alike.
+    """
+    source, target, fake = (_spread(statistics, side) for side in (*direction, direction))
+    usual = min(source, target)
+    return fake / usual if usual > _ALIKE else None
+
+
+def _spread(statistics: Mapping[str, Tensor], side: str) -> float:
+    """How much images differ from each other: standard deviation of a thumbnail's pixel over looks."""
+    mean, square = statistics[f"thumbnail_{side}"], statistics[f"thumbnail_square_{side}"]
+    return math.sqrt(max(0.0, (square - mean.square()).mean().item()))
+
+
+def grid_powers(light: Tensor) -> Tensor:
+    """Power of luminance at the frequencies of upsampling's grids and beside them.
+
+    Args:
+        light: N x 1 x H x W, sides of at least 32 pixels; the middle, at most 128 x 128, is looked at.
+
+    Returns:
+        9 x 3, for each of `GRID_POINTS`: mean power of the 3 x 3 frequencies around it, and of the bars left and right
+        and above and below of it. Power is per frequency, the sum over the whole plane is the image's variance.
+    """
+    size = min(_LARGEST_WINDOW, light.shape[-2] // 4 * 4, light.shape[-1] // 4 * 4)
+    top, left = (light.shape[-2] - size) // 2, (light.shape[-1] - size) // 2
+    light = light[:, 0, top : top + size, left : left + size]
+    window = torch.hann_window(size, periodic=True, device=light.device)
+    window = torch.outer(window, window) / window.square().sum()  # its squares sum to 1
+    spectrum = torch.fft.fft2((light - light.mean((1, 2), keepdim=True)) * window)
+    power = (spectrum.real.square() + spectrum.imag.square()).mean(0) / size**2  # size x size
+    rows, columns = _grid_indices(size)
+    values = power[rows.to(light.device), columns.to(light.device)]  # 9 x (9 + 24 + 24)
+    return torch.stack([part.mean(1) for part in values.split([9, 24, 24], dim=1)], dim=1)
+
+
+def _grid_indices(size: int) -> tuple[Tensor, Tensor]:
+    """Rows and columns, 9 x 57 each, of the frequencies that `grid_powers` reads: around, beside, above and below."""
+    near, far = range(-1, 2), [*range(-6, -2), *range(3, 7)]
+    around = [(y, x) for y in near for x in near]
+    offsets = torch.tensor(around + [(y, x) for y in near for x in far] + [(y, x) for y in far for x in near])
+    points = torch.tensor(GRID_POINTS) * (size // 4)
+    places = (points[:, None] + offsets[None]) % size  # 9 x 57 x 2
+    return places[..., 0], places[..., 1]
+
+
+def checkerboard(statistics: Mapping[str, Tensor], direction: str) -> float | None:
+    """How far a grid's frequencies stand out of their neighbourhood in translations, beyond what real images have.
+
+    Returns:
+        Decibels, that of the strongest visible point, 0 where none is seen; None for images too small to tell.
+    """
+    if f"grid_{direction}" not in statistics:
+        return None
+    fake, real = (statistics[f"grid_{side}"].reshape(-1, 3) for side in (direction, direction[1]))
+    contrast = _decibels(fake) - _decibels(real).clamp_min(0)
+    variance = (fake[:, 0] - fake[:, 1:].amax(1)) * 9 * _TWICE
+    seen = contrast[variance > _VISIBLE**2]
+    return max(0.0, seen.max().item()) if len(seen) else 0.0
+
+
+def _decibels(powers: Tensor) -> Tensor:
+    """Power at a point over the stronger one of the bars beside it: a line through the point is no peak."""
+    tiny = 1e-12
+    return 10 * torch.log10((powers[:, 0] + tiny) / (powers[:, 1:].amax(1) + tiny))
