@@ -6,7 +6,7 @@ Plain data: names in, names out.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 # What is not listed is a loss term.
@@ -14,8 +14,19 @@ _GROUPS = {"lr_": "learning_rate", "score_": "score", "grad_norm_": "gradient_no
 _SPEED = ("seconds_per_step", "images_per_second", "data_wait", "gpu_memory_gb")
 _CONTENT = ("luminance_correlation", "edge_correlation", "ssim", "lpips", "change", "diversity")
 
-_FINAL_SCORES = ("kid", "fid", "swd", "luminance_correlation", "ssim", "change", "diversity", "memorisation")
-"""Columns of the HParams page, in every run alike: TensorBoard takes the columns of the first run for all."""
+_FINAL_SCORES = ("kid", "luminance_correlation", "change", "fid", "swd", "ssim", "diversity", "memorisation")
+"""Columns of the HParams page, the first five shown; alike in all runs, since TensorBoard takes those of one."""
+
+HEADLINE_SETTINGS = (
+    "discriminator.spectral_norm",
+    "generator.name",
+    "method.weights.identity_b",
+    "optimizer.generator_lr",
+    "train.steps",
+)
+"""Settings that the HParams page shows at first; it shows five, the others at a tick."""
+
+Setting = bool | float | str
 
 Charts = dict[str, tuple[str, list[str]]]
 """Title -> ("Multiline", [regular expression of tags]) or ("Margin", [tag, tag of its lower end, of its upper end])."""
@@ -42,26 +53,21 @@ def final_score_tag(name: str) -> str:
     return f"hparam/{name}"
 
 
-def final_score_names(scores: Sequence[str]) -> list[str]:
+def final_score_names(scores: Iterable[str]) -> list[str]:
     """The columns of the HParams page: those that every run has, then the others of `scores`."""
-    common = [f"{metric}_{direction}" for direction in ("ab", "ba") for metric in _FINAL_SCORES]
+    common = [f"{metric}_{direction}" for metric in _FINAL_SCORES for direction in ("ab", "ba")]
     return [*common, *(name for name in scores if name not in common)]
 
 
-def flat_settings(tree: Mapping[str, Any], prefix: str = "") -> dict[str, float | str]:
-    """Nested settings -> dotted keys with what the HParams page can show: numbers and texts.
-
-    Lists and switches become texts as in YAML; what is null is left out.
-    """
-    flat: dict[str, float | str] = {}
+def flat_settings(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Setting]:
+    """Nested settings -> dotted keys with what the HParams page can show; lists as text, null left out."""
+    flat: dict[str, Setting] = {}
     for key, value in tree.items():
         name = f"{prefix}{key}"
         if isinstance(value, Mapping):
             flat.update(flat_settings(value, f"{name}."))
-        elif isinstance(value, bool) or (value is not None and not isinstance(value, int | float | str)):
-            flat[name] = json.dumps(value, default=str)
         elif value is not None:
-            flat[name] = value
+            flat[name] = value if isinstance(value, bool | int | float | str) else json.dumps(value, default=str)
     return flat
 
 
@@ -72,7 +78,13 @@ def custom_scalars(directions: Sequence[str]) -> dict[str, Charts]:
         directions: that are evaluated, "ab" and "ba".
     """
     return {
-        "Is it working": _working(directions),
+        "Is it working: KID and its error, lower is better": _kid(directions),
+        "Quality and content": {
+            "lowest score so far": _lines("quality/lowest_.*"),
+            "content kept: 1 is all of it": _lines("content/(luminance_correlation|edge_correlation|ssim)_.*"),
+            "change from the source": _lines("content/change_.*"),
+            "diversity: 1 is that of the sources": _lines("content/diversity_.*"),
+        },
         "Adversarial balance": _balance([direction[-1] for direction in directions]),
         "Cycle and identity": {
             "cycle: away and back again": _lines("loss/cycle_.*"),
@@ -80,36 +92,25 @@ def custom_scalars(directions: Sequence[str]) -> dict[str, Charts]:
         },
         "Speed": {
             "images a second": _lines("speed/images_per_second"),
-            "share of the time spent waiting for data": _lines("speed/data_wait"),
+            "share of time waiting for data": _lines("speed/data_wait"),
         },
         "Doctor": {
-            "alarms: 1 while active (their words: Text tab)": _lines("alarm/.*"),
+            "alarms: 1 while active (words: Text)": _lines("alarm/.*"),
             "what the doctor measures": _lines("doctor/.*"),
         },
     }
 
 
-def _working(directions: Sequence[str]) -> Charts:
-    kid: Charts = {
-        f"KID {direction} and its error: lower is better": (
-            "Margin",
-            [score_tag(f"kid{end}_{direction}") for end in ("", "_lower", "_upper")],
-        )
-        for direction in directions
-    }
+def _kid(directions: Sequence[str]) -> Charts:
+    """A band for each direction."""
     return {
-        **kid,
-        "best so far: lower is better": _lines("quality/best_.*"),
-        "content kept: 1 is all of it": _lines("content/(luminance_correlation|edge_correlation|ssim)_.*"),
-        "change from the source, diversity": _lines("content/(change|diversity)_.*"),
+        f"KID {direction}": ("Margin", [score_tag(f"kid{end}_{direction}") for end in ("", "_lower", "_upper")])
+        for direction in directions
     }
 
 
 def _balance(judged: Sequence[str]) -> Charts:
-    scores = {
-        f"scores of discriminator {side}: far apart it wins, together it is blind": _lines(f"score/(real|fake)_{side}")
-        for side in judged
-    }
+    scores = {f"disc {side}: apart it wins, as one it is blind": _lines(f"score/(real|fake)_{side}") for side in judged}
     return {
         **scores,
         "discriminators: loss": _lines("loss/discriminator_.*"),

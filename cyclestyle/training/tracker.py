@@ -14,7 +14,7 @@ import json
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
@@ -24,13 +24,20 @@ import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from tensorboard.compat.proto.event_pb2 import Event  # type: ignore[import-untyped]
+from tensorboard.compat.proto.summary_pb2 import Summary  # type: ignore[import-untyped]
+from tensorboard.plugins.hparams import api_pb2, metadata  # type: ignore[import-untyped]
+from tensorboard.plugins.hparams.plugin_data_pb2 import (  # type: ignore[import-untyped]
+    HParamsPluginData,
+    SessionEndInfo,
+    SessionStartInfo,
+)
 from tensorboard.summary.writer.record_writer import RecordWriter  # type: ignore[import-untyped]
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
-from torch.utils.tensorboard.summary import hparams as hparams_summaries
 
 from cyclestyle.checkpoint import replacing
 from cyclestyle.training import layout
+from cyclestyle.training.layout import Setting
 
 logger = logging.getLogger("cyclestyle")
 
@@ -39,6 +46,12 @@ _GRID_KEY = "cyclestyle"
 
 _HPARAMS_FILE = "events.out.tfevents.0000000000.hparams"
 """Sorts before the other event files: a TensorBoard that reads them in turn does not stay with it."""
+
+_TYPES = {
+    "bool_value": api_pb2.DATA_TYPE_BOOL,
+    "string_value": api_pb2.DATA_TYPE_STRING,
+    "number_value": api_pb2.DATA_TYPE_FLOAT64,
+}
 
 
 class Tracker:
@@ -55,7 +68,8 @@ class Tracker:
         self._sums: dict[str, Tensor] = {}
         self._counts: dict[str, int] = {}
         self._alarms: set[str] = set()
-        self._best: dict[str, float] = {}
+        self._alarm_said: dict[str, tuple[int, float]] = {}
+        self._lowest: dict[str, float] = {}
         self._warned = False
         self._writer: SummaryWriter | None = None
         self._attempt(lambda: _drop_rows_after(folder / "metrics.jsonl", step))
@@ -69,7 +83,7 @@ class Tracker:
 
     def _recall(self, evaluations: list[dict[str, Any]]) -> None:
         for row in evaluations:
-            self._take_best(row)
+            self._take_lowest(row)
 
     def _attempt(self, write: Callable[[], object]) -> None:
         try:
@@ -115,14 +129,22 @@ class Tracker:
         row = {"step": step, **scalars, **({"alarms": dict(alarms)} if alarms else {})}
         self._attempt(lambda: self._append("metrics.jsonl", row))
         points = {layout.tensorboard_tag(name): value for name, value in scalars.items()}
-        active = set(alarms or ())
-        points |= {f"alarm/{name}": float(name in active) for name in sorted(active | self._alarms)}
-        self._alarms = active
+        points |= self._alarm_points(step, set(alarms or ()))
         self._attempt(lambda: self._add_scalars(points, step))
 
     def alarm(self, step: int, name: str, line: str, started: bool) -> None:
         """An entry under the Text tab where an alarm starts or ends: `line` says what was seen, and the knob."""
         self.text("alarms", f"**{name} {'started' if started else 'ended'}** at step {step}: {line}", step)
+        points = self._alarm_points(step, self._alarms | {name} if started else self._alarms - {name}, {name})
+        self._attempt(lambda: self._add_scalars(points, step))
+
+    def _alarm_points(self, step: int, active: set[str], names: Collection[str] | None = None) -> dict[str, float]:
+        """The curves of alarms at `step`: 1 where active, 0 where just ended; once a step, whoever says so first."""
+        points = {f"alarm/{name}": float(name in active) for name in sorted(names or active | self._alarms)}
+        self._alarms = active
+        fresh = {tag: value for tag, value in points.items() if self._alarm_said.get(tag) != (step, value)}
+        self._alarm_said.update({tag: (step, value) for tag, value in fresh.items()})
+        return fresh
 
     def evaluation(self, row: Mapping[str, Any]) -> None:
         """Write an evaluation: whole to evaluations.jsonl, its flat scores to metrics.jsonl and TensorBoard.
@@ -141,17 +163,17 @@ class Tracker:
             if name in ("kid_ab", "kid_ba") and error is not None:
                 points[name.replace("_", "_lower_")] = value - error
                 points[name.replace("_", "_upper_")] = value + error
-        points |= {f"best_{name}": value for name, value in self._take_best(row).items()}
+        points |= {f"lowest_{name}": value for name, value in self._take_lowest(row).items()}
         self._attempt(lambda: self._add_scalars({layout.score_tag(name): v for name, v in points.items()}, step))
 
-    def _take_best(self, row: Mapping[str, Any]) -> dict[str, float]:
+    def _take_lowest(self, row: Mapping[str, Any]) -> dict[str, float]:
         """The lowest value so far of the metric that names the best checkpoint, by score; `row` included."""
         scores = strict(row["scores"])
         names = [f"{row.get('best')}_{direction}" for direction in ("ab", "ba")]
         for name in names:
             if name in scores:
-                self._best[name] = min(scores[name], self._best.get(name, math.inf))
-        return {name: self._best[name] for name in names if name in self._best}
+                self._lowest[name] = min(scores[name], self._lowest.get(name, math.inf))
+        return {name: self._lowest[name] for name in names if name in self._lowest}
 
     def layout(self, directions: Sequence[str]) -> None:
         """Lay out the custom-scalars page, once at the start of a run; `directions` are "ab" and "ba"."""
@@ -168,23 +190,39 @@ class Tracker:
             settings: the config, nested; lists become texts, what is null is left out.
             scores: by name (`kid_ab`); they stand under hparam/.
         """
-        self._attempt(lambda: self._write_hparams(layout.flat_settings(settings), list(scores)))
+        self._attempt(lambda: self._write_hparams(layout.flat_settings(settings), scores))
         self._attempt(
             lambda: self._add_scalars(
                 {layout.final_score_tag(name): value for name, value in strict(dict(scores)).items()}, self._step
             )
         )
 
-    def _write_hparams(self, settings: dict[str, float | str], scores: list[str]) -> None:
+    def _write_hparams(self, settings: dict[str, Setting], scores: Collection[str]) -> None:
         # TensorBoard keeps the first settings that it reads of a run: they have a file of their own, which is replaced.
-        metrics = {layout.final_score_tag(name): 0.0 for name in layout.final_score_names(scores)}
+        columns = [
+            api_pb2.HParamInfo(name=name, type=_TYPES[_field(value)], differs=name in layout.HEADLINE_SETTINGS)
+            for name, value in settings.items()
+        ]
+        metrics = [
+            api_pb2.MetricInfo(name=api_pb2.MetricName(tag=layout.final_score_tag(name)), display_name=name)
+            for name in layout.final_score_names(scores)
+        ]
+        start = SessionStartInfo()
+        for name, value in settings.items():
+            setattr(start.hparams[name], _field(value), value)
+        parts = {
+            metadata.EXPERIMENT_TAG: {"experiment": api_pb2.Experiment(hparam_infos=columns, metric_infos=metrics)},
+            metadata.SESSION_START_INFO_TAG: {"session_start_info": start},
+            metadata.SESSION_END_INFO_TAG: {"session_end_info": SessionEndInfo(status=api_pb2.STATUS_SUCCESS)},
+        }
         now = time.time()
         with replacing(self._folder / _HPARAMS_FILE) as partial, open(partial, "wb") as file:
             records = RecordWriter(file)
             records.write(Event(wall_time=now, file_version="brain.Event:2").SerializeToString())
-            for summary in hparams_summaries(settings, metrics):
+            for tag, part in parts.items():
+                about = metadata.create_summary_metadata(HParamsPluginData(**part))
+                summary = Summary(value=[Summary.Value(tag=tag, metadata=about, tensor=metadata.NULL_TENSOR)])
                 records.write(Event(wall_time=now, summary=summary).SerializeToString())
-            records.flush()
 
     def _append(self, name: str, row: Mapping[str, Any]) -> None:
         with open(self._folder / name, "a", encoding="utf-8") as file:
@@ -247,6 +285,13 @@ def strict(value: Any) -> Any:
     if isinstance(value, Real):  # numpy's too
         return float(value) if math.isfinite(value) else None
     return str(value)
+
+
+def _field(value: Setting) -> str:
+    """Where a protocol buffer `Value` holds it."""
+    if isinstance(value, bool):
+        return "bool_value"
+    return "string_value" if isinstance(value, str) else "number_value"
 
 
 def _save_png(path: Path, pixels: np.ndarray, info: Mapping[str, Any] | None) -> None:
