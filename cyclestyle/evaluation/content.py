@@ -64,7 +64,8 @@ def ssim(sources: Tensor, outputs: Tensor) -> Tensor:
 
     Wang et al. 2004, "Image Quality Assessment: From Error Visibility to Structural Similarity", eq. 13, with its
     gaussian 11 x 11 window of standard deviation 1.5 px, K1 0.01 and K2 0.03, averaged over the windows that lie wholly
-    in the picture. Luminance is moved to 0..2 first (data range 2): the formula is meant for values that start at black = 0.
+    in the picture. Luminance is moved to 0..2 first (data range 2): the formula is meant for values that start at 0 for
+    black.
 
     Raises:
         DataError: pictures below 11 px on the shorter side.
@@ -72,6 +73,9 @@ def ssim(sources: Tensor, outputs: Tensor) -> Tensor:
     _same_size(sources, outputs)
     _need_size(sources, len(_SSIM_WINDOW), "SSIM")
     x, y = luminance(sources) + 1.0, luminance(outputs) + 1.0
+    dtype = torch.promote_types(x.dtype, y.dtype)
+    if x.device.type != "mps":  # which knows no float64; in float32, variances of flat places are good to 1e-4 of C2
+        x, y = x.double(), y.double()
     window = [tap / sum(_SSIM_WINDOW) for tap in _SSIM_WINDOW]
     mean_x, mean_y = convolve(x, window), convolve(y, window)
     var_x = convolve(x * x, window) - mean_x * mean_x
@@ -79,7 +83,7 @@ def ssim(sources: Tensor, outputs: Tensor) -> Tensor:
     cov = convolve(x * y, window) - mean_x * mean_y
     light = (2.0 * mean_x * mean_y + _SSIM_C1) / (mean_x * mean_x + mean_y * mean_y + _SSIM_C1)
     structure = (2.0 * cov + _SSIM_C2) / (var_x + var_y + _SSIM_C2)
-    return (light * structure).flatten(1).mean(dim=1)
+    return (light * structure).flatten(1).mean(dim=1).to(dtype)
 
 
 def change(sources: Tensor, outputs: Tensor) -> Tensor:

@@ -92,8 +92,8 @@ def frechet_distance(x: GaussianStatistics, y: GaussianStatistics) -> float:
     """|mx - my|^2 + tr(Sx + Sy - 2 (Sx Sy)^1/2), Heusel et al. 2017 eq. 6; 0 for equal statistics, else positive.
 
     The trace of the root comes without the root: with Sx = F^T F and Sy = G^T G the eigenvalues of Sx Sy are the
-    squared singular values of F G^T, so that the trace is their sum (the nuclear norm). For n and m images, both no more than
-    D, F and G are the centred features, F G^T is n x m, and no D x D matrix is made.
+    squared singular values of F G^T, so that the trace is their sum (the nuclear norm). For n and m images, both no
+    more than D, F and G are the centred features, F G^T is n x m, and no D x D matrix is made.
 
     Returns:
         The distance in squared units of the features; nan where features are not finite.

@@ -57,8 +57,8 @@ def kernel_distance_over_subsets(
     """Mean and standard deviation of `kernel_distance` over random subsets, as KID is usually printed.
 
     Subsets are drawn without replacement, in the order in which torch-fidelity draws them: equal seeds and sizes give
-    its numbers. The deviation tells how much subsets of this size differ: subsets overlap, so that it is no standard error
-    of the distance of all images; that is `kernel_distance_error`.
+    its numbers. The deviation tells how much subsets of this size differ: they overlap, so that it is no standard
+    error of the distance of all images; that is `kernel_distance_error`.
 
     Args:
         features_x: N x D.
