@@ -10,7 +10,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 # What is not listed is a loss term.
-_GROUPS = {"lr_": "learning_rate", "score_": "score", "grad_norm_": "gradient_norm", "doctor_": "doctor"}
+_GROUPS = {
+    "lr_": "learning_rate",
+    "score_": "score",
+    "accuracy_": "accuracy",
+    "grad_norm_": "gradient_norm",
+    "doctor_": "doctor",
+}
 _SPEED = ("seconds_per_step", "images_per_second", "data_wait", "gpu_memory_gb")
 _CONTENT = ("luminance_correlation", "edge_correlation", "ssim", "lpips", "change", "diversity")
 
@@ -25,6 +31,16 @@ HEADLINE_SETTINGS = (
     "train.steps",
 )
 """Settings that the HParams page shows at first; it shows five, the others at a tick."""
+
+_DOCTOR = {
+    "luminance_correlation": "light and dark kept; below 0: inverted",
+    "change": "share changed: 0 is nothing",
+    "variation": "variation: 1 is that of real pictures",
+    "checkerboard": "checkerboard: decibels above real",
+    "accuracy": "discriminators: 1 wins, 0.5 is blind",
+    "surge": "losses, gradients: times the usual",
+}
+"""What the doctor measures, with the title of its chart."""
 
 Setting = bool | float | str
 
@@ -81,9 +97,11 @@ def custom_scalars(directions: Sequence[str]) -> dict[str, Charts]:
         "Is it working: KID and its error, lower is better": _kid(directions),
         "Quality and content": {
             "lowest score so far": _lines("quality/lowest_.*"),
-            "content kept: 1 is all of it": _lines("content/(luminance_correlation|edge_correlation|ssim)_.*"),
-            "change from the source": _lines("content/change_.*"),
+            "light and dark kept: 1 is all": _lines("content/luminance_correlation_.*"),
+            "edges and structure kept: 1 is all": _lines("content/(edge_correlation|ssim)_.*"),
+            "share changed: 0 is nothing": _lines("content/change_.*"),
             "diversity: 1 is that of the sources": _lines("content/diversity_.*"),
+            "memorisation: far below 1 is copying": _lines("quality/memorisation_.*"),
         },
         "Adversarial balance": _balance([direction[-1] for direction in directions]),
         "Cycle and identity": {
@@ -96,16 +114,16 @@ def custom_scalars(directions: Sequence[str]) -> dict[str, Charts]:
         },
         "Doctor": {
             "alarms: 1 while active (words: Text)": _lines("alarm/.*"),
-            "what the doctor measures": _lines("doctor/.*"),
+            **{title: _lines(f"doctor/{measure}_.*") for measure, title in _DOCTOR.items()},
         },
     }
 
 
 def _kid(directions: Sequence[str]) -> Charts:
-    """A band for each direction."""
+    """A band for each direction, the first last: TensorBoard shows bands in reverse order."""
     return {
         f"KID {direction}": ("Margin", [score_tag(f"kid{end}_{direction}") for end in ("", "_lower", "_upper")])
-        for direction in directions
+        for direction in reversed(directions)
     }
 
 

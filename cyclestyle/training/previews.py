@@ -116,7 +116,7 @@ def _compose(rows: list[_Row], titles: list[str], header: str) -> tuple[np.ndarr
     size = min(max(round(width / _PIXELS_A_POINT), _SMALLEST_TYPE), _LARGEST_TYPE)
     font = ImageFont.load_default(size)
     line = round(1.3 * size)
-    top, label_height = 2 * line + 2 * _GAP, 2 * line + _GAP
+    top, label_height = 2 * line + 3 * _GAP, 2 * line + _GAP
     sheet = Image.new(
         "RGB", (_GAP + len(titles) * (width + _GAP), top + len(rows) * (height + label_height + _GAP)), _PAPER
     )
@@ -124,12 +124,12 @@ def _compose(rows: list[_Row], titles: list[str], header: str) -> tuple[np.ndarr
     draw.text((_GAP, _GAP), _fitting([header], font, sheet.width - 2 * _GAP), fill=_INK, font=font)
     for column, title in enumerate(titles):
         left = _GAP + column * (width + _GAP)
-        draw.text((left, _GAP + line), _fitting([title], font, width), fill=_PALE, font=font)
+        draw.text((left, 2 * _GAP + line), _fitting([title], font, width), fill=_PALE, font=font)
         for index, row in enumerate(rows):
             y = top + index * (height + label_height + _GAP)
             sheet.paste(Image.fromarray(row.images[column]), (left, y))
             for number, words in enumerate(_captions(row)[column] if column < 2 else []):
-                draw.text((left, y + height + number * line), _fitting(words, font, width), fill=_INK, font=font)
+                draw.text((left, y + height + 1 + number * line), _fitting(words, font, width), fill=_INK, font=font)
     places = {
         "left": _GAP,
         "top": top,

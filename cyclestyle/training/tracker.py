@@ -134,7 +134,8 @@ class Tracker:
 
     def alarm(self, step: int, name: str, line: str, started: bool) -> None:
         """An entry under the Text tab where an alarm starts or ends: `line` says what was seen, and the knob."""
-        self.text("alarms", f"**{name} {'started' if started else 'ended'}** at step {step}: {line}", step)
+        words = line if line.startswith(name) else f"{name}: {line}"
+        self.text("alarms", f"**{'started' if started else 'ended'}** {words}", step)
         points = self._alarm_points(step, self._alarms | {name} if started else self._alarms - {name}, {name})
         self._attempt(lambda: self._add_scalars(points, step))
 
