@@ -119,7 +119,7 @@ def _scores(column: Column, evaluation: Evaluation | None) -> dict[str, float]:
 
 
 def not_comparable(columns: Sequence[Column], which: str, found: Sequence[Evaluation | None]) -> list[str]:
-    """A line for each way in which the evaluations were made differently, so that their numbers say nothing together."""
+    """A line for each way in which the evaluations were made differently, so that numbers say nothing together."""
     rows = [
         (column, evaluation, about)
         for column, evaluation in zip(columns, found, strict=True)
@@ -131,11 +131,12 @@ def not_comparable(columns: Sequence[Column], which: str, found: Sequence[Evalua
         "numbers of translated pictures differ": {column.label: about.num_sources for column, _, about in rows},
         "numbers of real pictures differ": {column.label: about.num_references for column, _, about in rows},
         "domains differ": {column.label: f"{column.source} -> {column.target}" for column, _, _ in rows},
-        "test pictures differ": {column.label: _pictures(about) for column, _, about in rows},
+        "test pictures differ": {column.label: _pictures(about) for column, _, about in rows if about.files},
     }
     lines = []
     for what, by_run in values.items():
-        if len(set(by_run.values())) > 1:
+        is_said = what == "test pictures differ" and any("translated pictures differ" in line for line in lines)
+        if len(set(by_run.values())) > 1 and not is_said:
             told = "" if what == "test pictures differ" else f" ({_told(by_run)})"
             lines.append(f"{which} evaluations: {what}{told}, so the scores are not comparable")
     if not any("pictures differ" in line for line in lines):  # of one name and number, but perhaps other ones

@@ -13,8 +13,8 @@ from cyclestyle.reports.summary import RunSummary, score_of
 _GAP = "  "
 # What is left out first where a terminal is too narrow; the rest always stays.
 _LEAST_NEEDED = ("method", "size", "domains", "latest score", "active")
-# Text columns are cut to this where a line does not fit.
-_SHORT = 24
+# Names and alarms are cut to this on a terminal, and to those where even then a line does not fit.
+_SHORT, _SHORTEST_NAME, _SHORTEST_ALARMS = 24, 16, 12
 
 
 def runs_table(runs: Sequence[RunSummary], now: float, width: int | None = None) -> tuple[str, list[str]]:
@@ -41,17 +41,20 @@ def runs_table(runs: Sequence[RunSummary], now: float, width: int | None = None)
             break
         titles.remove(unneeded)
         left_out.append(unneeded)
+    if width is not None and _needed_width(lines, titles) > width:
+        for line in lines:
+            line["name"] = shortened(line["name"], _SHORTEST_NAME)
     table = text_table([titles, *([line[title] for title in titles] for line in lines)])
     if width is not None:
-        most = max(width, _needed_width(lines, titles))
+        most = max(width, _needed_width(lines, titles, _SHORTEST_ALARMS))
         table = [shortened(line, most) for line in table]
     return "\n".join(table), left_out
 
 
-def _needed_width(lines: Sequence[dict[str, str]], titles: Sequence[str]) -> int:
-    """Columns that the lines take, with the last cell cut to `_SHORT`."""
+def _needed_width(lines: Sequence[dict[str, str]], titles: Sequence[str], last: int = _SHORT) -> int:
+    """Columns of a terminal that the lines take with the last cell cut to `last`."""
     widths = [max(display_width(text) for text in (title, *(line[title] for line in lines))) for title in titles]
-    return sum(widths[:-1]) + min(widths[-1], _SHORT) + len(_GAP) * (len(titles) - 1)
+    return sum(widths[:-1]) + min(widths[-1], last) + len(_GAP) * (len(titles) - 1)
 
 
 def _cells(run: RunSummary, now: float) -> dict[str, str]:

@@ -17,6 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import yaml
+
 from cyclestyle.config.yaml_text import read_yaml_file
 from cyclestyle.errors import CheckpointError, ConfigError
 from cyclestyle.reports.rows import Direction, Evaluation, read_evaluations, read_metrics, score_of, text, whole
@@ -89,8 +91,11 @@ class RunSummary:
         return direction if direction in ("ab", "ba", "both") else "ab"
 
 
-def list_runs(folder: Path) -> list[RunSummary]:
+def list_runs(folder: Path, *, now: float | None = None) -> list[RunSummary]:
     """The runs directly in `folder` (those with a config.yaml), or that run itself; newest activity first.
+
+    Args:
+        now: as `read_run` takes it.
 
     Raises:
         CheckpointError: no such folder.
@@ -101,7 +106,7 @@ def list_runs(folder: Path) -> list[RunSummary]:
         inside = [folder] if is_run(folder) else sorted(path for path in folder.iterdir() if is_run(path))
     except OSError as error:
         raise CheckpointError(f"{folder} cannot be read ({error.strerror}): give the folder that holds runs") from error
-    return sorted((read_run(path) for path in inside), key=lambda run: -run.active)
+    return sorted((read_run(path, now=now) for path in inside), key=lambda run: -run.active)
 
 
 def is_run(path: Path) -> bool:
@@ -181,7 +186,9 @@ def _read_config(path: Path, problems: list[str]) -> dict[str, Any]:
         return read_yaml_file(path)[0]
     except ConfigError as error:
         problems.append(str(error).replace(str(path), path.name))
-        return {}
+    except yaml.YAMLError:  # control characters: PyYAML refuses them before it reads
+        problems.append(f"{path.name}: no valid YAML")
+    return {}
 
 
 def _read_index(path: Path, problems: list[str]) -> dict[str, Any]:
