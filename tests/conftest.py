@@ -18,6 +18,12 @@ def _seeded() -> None:
     torch.manual_seed(0)
 
 
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test writes into its user's cache of features."""
+    monkeypatch.setenv("CYCLESTYLE_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
 def write_pictures(folder: Path, count: int, *, size: tuple[int, int] = (40, 36), seed: int = 0) -> Path:
     """`count` different smooth PNG pictures of `size` (width, height)."""
     folder.mkdir(parents=True, exist_ok=True)

@@ -13,7 +13,7 @@ PACKAGE = ROOT / "cyclestyle"
 
 ROWS = (
     ("errors", "batch", "distributed", "losses"),
-    ("config", "images", "devices"),
+    ("config", "images", "devices", "run_index"),
     ("data", "networks", "checkpoint"),
     ("methods", "evaluation", "inference", "stylize"),
     ("training",),

@@ -20,12 +20,16 @@ from types import ModuleType
 from typing import NoReturn, TextIO
 
 from cyclestyle import __version__
-from cyclestyle.cli import config, export, import_, samples, train, translate
+from cyclestyle.cli import compare, config, evaluate, export, import_, report, runs, samples, train, translate
 from cyclestyle.errors import CyclestyleError
 
 VERBS = {
     "train": train,
     "translate": translate,
+    "evaluate": evaluate,
+    "report": report,
+    "runs": runs,
+    "compare": compare,
     "samples": samples,
     "config": config,
     "import": import_,

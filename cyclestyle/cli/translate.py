@@ -26,6 +26,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="a checkpoint (.pt), a translator (.safetensors) or a generator of pytorch-CycleGAN-and-pix2pix (.pth)",
     )
+    parser.add_argument(
+        "--best", action="store_true", help="use the run's best checkpoint (evaluate.best) in place of its newest"
+    )
     parser.add_argument("--to", metavar="DOMAIN", help="domain to translate to, by its name; without it the second one")
     parser.add_argument(
         "--input",
@@ -97,6 +100,7 @@ def run(args: argparse.Namespace) -> int:
     return translate_folder(
         run=args.run,
         checkpoint=args.checkpoint,
+        best=args.best,
         to=args.to,
         input=args.input,
         output=args.output,

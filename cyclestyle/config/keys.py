@@ -164,3 +164,11 @@ def _nearest(key: str, known: list[str], sections: list[str]) -> list[str]:
         or [k for name in difflib.get_close_matches(word, names, n=1, cutoff=0.75) for k in called(name)]
         or longer
     )
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mapping -> dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat.update(flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value})
+    return flat

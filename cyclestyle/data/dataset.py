@@ -130,6 +130,17 @@ class UnpairedDataset(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
         real_a, real_b = self._show("a", position, failures), self._show("b", position, failures)
         return Sample(real_a, real_b, tuple(failures))
 
+    def picture(self, domain: Literal["a", "b"], index: int) -> np.ndarray | None:
+        """The `index`-th training picture, resized, H x W x C; None for a broken one."""
+        if index in self._bad[domain]:
+            return None
+        if (cache := self._caches[domain]) is not None:
+            return cache.get(index)
+        try:
+            return self._resize(decode(self._files[domain][index], self._config.channels))
+        except DataError:
+            return None
+
     def _show(self, domain: Literal["a", "b"], position: int, failures: list[BadFile]) -> Tensor:
         index = index_at(position, num_images=len(self._files[domain]), seed=self._seed, domain=domain)
         pixels = self._pixels(domain, index, failures)  # H x W x C

@@ -43,6 +43,7 @@ def translate_folder(
     *,
     run: Path | None = None,
     checkpoint: Path | None = None,
+    best: bool = False,
     to: str | None = None,
     input: Path | None = None,
     output: Path | None = None,
@@ -59,6 +60,7 @@ def translate_folder(
     Args:
         run: run folder; None with no checkpoint: the newest under `runs`.
         checkpoint: a checkpoint or translator file instead of a run.
+        best: the run's best checkpoint in place of its newest weights.
         to: domain to translate to; None: the run's second.
         input: as `list_inputs` takes it; None: the run's test images of the source domain.
         output: None: `translated/<source>_to_<target>` in the run folder, or in the current folder for a file outside.
@@ -80,9 +82,13 @@ def translate_folder(
         torch.cuda.set_device(local_rank() % torch.cuda.device_count())
     if checkpoint is None:
         run = run or newest_run(Path("runs"))
+    elif best:
+        raise ConfigError(f"--best was given with --checkpoint {checkpoint}: it is of a run folder, --run")
     source = checkpoint or run
     assert source is not None
-    translator = Translator.load(source, to, device=device, precision=precision, tile=tile, memory_limit=memory_limit)
+    translator = Translator.load(
+        source, to, best=best, device=device, precision=precision, tile=tile, memory_limit=memory_limit
+    )
     spec = translator.spec
     if rank() == 0:
         logger.info("translating %s (%s, %s)", describe(spec), translator.device.type, translator.precision.name)

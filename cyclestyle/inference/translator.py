@@ -28,6 +28,7 @@ from cyclestyle.inference.memory import choose_tile, default_limit
 from cyclestyle.inference.options import SMALLEST_TILE, Look
 from cyclestyle.inference.tiling import ReadRows, WriteRows, translate_tiled
 from cyclestyle.networks.build import inference_memory_format
+from cyclestyle.run_index import best_checkpoint
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -77,6 +78,7 @@ class Translator:
         source: str | Path,
         to: str | None = None,
         *,
+        best: bool = False,
         device: str = "auto",
         precision: str = "auto",
         tile: Tile = "auto",
@@ -87,6 +89,7 @@ class Translator:
         Args:
             source: a run folder, a checkpoint (.pt), a translator file (.safetensors) or an old .pth.
             to: name of the domain to translate to, e.g. "vangogh"; None: the second domain of the run.
+            best: of a run folder, take the best checkpoint (`evaluate.best`) in place of the newest weights.
             device: auto, cpu, cuda or mps.
             precision: auto, fp32, bf16 or fp16.
             tile: side in pixels of the tiles that large pictures are translated in; None: always whole; "auto": tiles
@@ -94,13 +97,14 @@ class Translator:
             memory_limit: bytes that the process may take up with tiles; None: what is free.
 
         Raises:
-            CheckpointError: missing, damaged, or no translator to that domain in it.
+            CheckpointError: missing, damaged, no translator to that domain in it, or no best checkpoint.
             ConfigError: device or precision not to be had here.
         """
         where = choose_device(device)
         arithmetic = choose_precision(precision, where)
-        spec, weights = read_translator(Path(source), to)
-        generator = build_translator_network(spec, weights, Path(source))
+        source = best_checkpoint(Path(source)) if best else Path(source)
+        spec, weights = read_translator(source, to)
+        generator = build_translator_network(spec, weights, source)
         return cls(spec, generator, where, arithmetic, tile=tile, memory_limit=memory_limit)
 
     @overload

@@ -24,6 +24,8 @@ class AdversarialLoss:
     """Scores of translations -> scalar that falls as they pass for real."""
     discriminator: Callable[[list[Tensor], list[Tensor]], Tensor]
     """Scores of real images, scores of translations -> scalar that falls as the two are told apart."""
+    boundary: float | None
+    """The score halfway between real and fake; None where scores have no zero of their own."""
 
 
 def _mean(maps: list[Tensor], penalty: Callable[[Tensor], Tensor]) -> Tensor:
@@ -61,24 +63,35 @@ ADVERSARIAL: dict[str, AdversarialLoss] = {
     "lsgan": AdversarialLoss(
         generator=lambda fake: _mean(fake, _square_from_one),
         discriminator=lambda real, fake: _mean(real, _square_from_one) + _mean(fake, _square),
+        boundary=0.5,
     ),
     # Goodfellow et al. 2014, eq. 1 for the discriminator; the generator maximises log D instead (section 3).
     "nonsaturating": AdversarialLoss(
         generator=lambda fake: _mean(fake, _looks_fake),
         discriminator=lambda real, fake: _mean(real, _looks_fake) + _mean(fake, _looks_real),
+        boundary=0.0,
     ),
     # Lim and Ye 2017; Miyato et al. 2018, eq. 16 and 17.
     "hinge": AdversarialLoss(
         generator=lambda fake: _mean(fake, torch.neg),
         discriminator=lambda real, fake: _mean(real, _below_one) + _mean(fake, _above_minus_one),
+        boundary=0.0,
     ),
     # Arjovsky et al. 2017, eq. 2; the scores have no bounds but what a gradient penalty or spectral norm sets.
     "wgan": AdversarialLoss(
         generator=lambda fake: _mean(fake, torch.neg),
         discriminator=lambda real, fake: _mean(fake, torch.clone) + _mean(real, torch.neg),
+        boundary=None,
     ),
 }
 """`method.adversarial` -> its two functions."""
+
+
+def accuracy(real: list[Tensor], fake: list[Tensor], boundary: float) -> Tensor:
+    """Share of decisions that are right: scores of real images above `boundary`, of fake ones below; mean of scales."""
+    right = [((one > boundary).float().mean() + (other < boundary).float().mean()) / 2
+             for one, other in zip(real, fake, strict=True)]  # fmt: skip
+    return torch.stack(right).mean()
 
 
 def _gradient(critic: Callable[[Tensor], list[Tensor]], images: Tensor) -> Tensor:

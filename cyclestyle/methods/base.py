@@ -38,3 +38,7 @@ class Method(nn.Module, ABC):
     @abstractmethod
     def observations(self, outputs: Any) -> dict[str, Tensor]:
         """Detached scalars worth a curve that are no loss terms, e.g. the discriminators' mean scores."""
+
+    @abstractmethod
+    def translations(self, outputs: Any) -> dict[str, Tensor]:
+        """The translations among `forward_batch`'s outputs, detached, by direction: {"ab": fake_b, "ba": fake_a}."""

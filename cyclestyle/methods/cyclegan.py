@@ -15,7 +15,7 @@ from cyclestyle.batch import UnpairedBatch
 from cyclestyle.config.methods import CycleGANConfig
 from cyclestyle.config.schema import DiscriminatorConfig, GeneratorConfig
 from cyclestyle.losses import reconstruction
-from cyclestyle.losses.adversarial import ADVERSARIAL, gradient_penalty
+from cyclestyle.losses.adversarial import ADVERSARIAL, accuracy, gradient_penalty
 from cyclestyle.losses.widening import widened
 from cyclestyle.methods.base import Method
 from cyclestyle.methods.image_pool import ImagePool
@@ -30,7 +30,7 @@ class CycleGANOutputs:
         fake_b, fake_a: translations of real_a and real_b.
         rec_a, rec_b: translations of these back again.
         idt_a, idt_b: real_a through gen_ba, real_b through gen_ab; None when identity has no weight.
-        scores: mean scores of the discriminators, filled in by the discriminators' terms.
+        scores: mean scores and accuracy of the discriminators, filled in by the discriminators' terms.
     """
 
     fake_b: Tensor
@@ -119,6 +119,8 @@ class CycleGAN(Method):
             terms[f"discriminator_{domain}"] = weights[domain] * self.adversarial.discriminator(on_real, on_fake)
             outputs.scores[f"score_real_{domain}"] = _mean_score(on_real)
             outputs.scores[f"score_fake_{domain}"] = _mean_score(on_fake)
+            if self.adversarial.boundary is not None:
+                outputs.scores[f"accuracy_{domain}"] = accuracy(on_real, on_fake, self.adversarial.boundary)
             if self.config.weights.gradient_penalty:
                 center = 1.0 if self.config.gradient_penalty == "one_centered" else 0.0
                 penalty = gradient_penalty(disc, real, fake, center=center, generator=self._mixing)
@@ -126,8 +128,12 @@ class CycleGAN(Method):
         return terms
 
     def observations(self, outputs: Any) -> dict[str, Tensor]:
-        """Mean scores of real and shown fake images: LSGAN pulls them towards 1 and 0."""
+        """Mean scores of real and shown fake images (LSGAN pulls them towards 1 and 0); share of right decisions."""
         return dict(outputs.scores)
+
+    def translations(self, outputs: Any) -> dict[str, Tensor]:
+        """See `Method`."""
+        return {"ab": outputs.fake_b.detach(), "ba": outputs.fake_a.detach()}
 
     def get_extra_state(self) -> dict[str, Any]:
         """The random state of the gradient penalty's mixing."""

@@ -16,9 +16,11 @@ from typing import Any
 import torch
 
 from cyclestyle.checkpoint import save_translator, write_text
+from cyclestyle.config.keys import flatten
 from cyclestyle.config.loading import config_from_mapping, load_config, to_mapping, to_yaml
-from cyclestyle.config.rules import generator_stride, receptive_field
+from cyclestyle.config.rules import receptive_field
 from cyclestyle.config.schema import SAMPLE_ROOT, Config
+from cyclestyle.data.duplicates import quick_look
 from cyclestyle.data.fixed import load_fixed
 from cyclestyle.data.loader import Data, build_data
 from cyclestyle.data.synthetic import make_samples, samples_complete
@@ -28,31 +30,25 @@ from cyclestyle.errors import CheckpointError, ConfigError
 from cyclestyle.inference.files import TranslatorSpec
 from cyclestyle.methods.build import build_method
 from cyclestyle.networks.build import count_parameters, training_memory_format
+from cyclestyle.run_index import read_index
+from cyclestyle.training.best import stopped_early
+from cyclestyle.training.continuation import check_fits, known_length
+from cyclestyle.training.doctor import Doctor
 from cyclestyle.training.ema import Averages
 from cyclestyle.training.initial_weights import Files, InitialWeights, read_initial_weights, start_from
 from cyclestyle.training.optimization import Optimization
 from cyclestyle.training.previews import Previews
 from cyclestyle.training.run_folder import RunFolder
+from cyclestyle.training.scoring import build_evaluator, square_size
 from cyclestyle.training.tracker import Tracker
 from cyclestyle.training.trainer import Trainer
+from cyclestyle.training.watch import Watch
 
 logger = logging.getLogger("cyclestyle")
 
-# Pixels of a side: larger pictures in sample grids would take longer than the steps between them.
-_LARGEST_SAMPLE = 512
 
-# A checkpoint fits another config only where these agree; any other key may change between two starts.
-_SHAPES = (
-    "method.name",
-    "generator",
-    "discriminator",
-    "data.channels",
-    "data.a.name",
-    "data.b.name",
-)
-# These change nothing of what is learned, so nothing is said about them.
-_INCIDENTAL = ("output_dir", "log", "evaluate", "doctor", "train.steps", "train.epochs", "train.checkpoint_every",
-               "train.keep_checkpoints", "data.num_workers", "data.cache", "data.cache_limit_gb")  # fmt: skip
+# Training pictures of each domain that are looked at before the start: from memory, or read for that alone.
+_MOST_CACHED, _MOST_READ = 2000, 100
 
 
 def train(config: Config | Mapping[str, Any] | str | Path, init_from: Files = ()) -> Path:
@@ -77,12 +73,17 @@ def train(config: Config | Mapping[str, Any] | str | Path, init_from: Files = ()
     folder = RunFolder(Path(config.output_dir) / config.name)
     state = folder.load_latest()
     if state is not None:
-        _check_fits(config, state, folder)
+        check_fits(to_mapping(config), state, folder.path)
         if init_from:
             logger.warning("--init-from was ignored: %s goes on from its own checkpoint", folder.path)
-        if state["step"] >= (config.train.steps or _known_length(config, state)):
+        if state["step"] >= (config.train.steps or known_length(config.train, state)):
             _restore_translators(folder, state)
             _say_finished(config, folder, state["step"])
+            return folder.path
+        if stopped_early(state, config.evaluate):
+            _restore_translators(folder, state)
+            _say_done(config, folder, f"already stopped early at step {state['step']}: no better score in "
+                      f"{config.evaluate.patience} evaluations; to train on, set evaluate.patience=0")  # fmt: skip
             return folder.path
     files = init_from if state is None else ()
     initial = read_initial_weights(files, config.generator, config.data.channels, _names(config))
@@ -96,13 +97,20 @@ def train(config: Config | Mapping[str, Any] | str | Path, init_from: Files = ()
             f"out of memory on {trainer.device.type}: lower data.crop_size, train.batch_size or generator.filters, or "
             f"raise optimizer.accumulation (each batch of {config.train.batch_size} then goes through in parts)"
         ) from error
+    trainer.tracker.hparams(flatten(to_mapping(config)), trainer.watch.scores)
     trainer.tracker.close()
     if data.bad_files:
         logger.warning("broken image files that were left out: %d, each named above", len(data.bad_files))
     if stop.signal_number is not None:
         logger.warning("stopped by %s at step %d, saved: the same command goes on from there", stop.name, trainer.step)
         raise SystemExit(stop.exit_code)
-    _say_done(config, folder, f"trained: {trainer.step} steps")
+    if config.doctor.on_alarm == "stop" and trainer.watch.alarms:
+        raise ConfigError(
+            f"stopped by doctor.on_alarm=stop at step {trainer.step}, saved: {trainer.watch.stop}. "
+            "Turn that knob, or go on with doctor.on_alarm=warn"
+        )
+    early = "" if trainer.watch.stop is None else f", stopped early: {trainer.watch.stop}"
+    _say_done(config, folder, f"trained: {trainer.step} steps{early}")
     return folder.path
 
 
@@ -149,6 +157,8 @@ def _assemble(
     precision = choose_precision(config.train.precision, device)
     _set_arithmetic(config, device)
     data = _build_data(config, device)
+    if state is None and config.doctor.every:
+        _look_at_pictures(data)
     folder.create()
     write_text(folder.config_file, to_yaml(config))
 
@@ -160,6 +170,7 @@ def _assemble(
     method.to(memory_format=training_memory_format(device))
     num_steps = config.train.steps or _length(config.train.epochs, data.epoch_images, config.train.batch_size)
     tracker = Tracker(folder.path, state["step"] if state else 0)
+    directions = [name.removeprefix("gen_") for name in method.generators]
     trainer = Trainer(
         method=method,
         optimization=Optimization(method, config.optimizer, precision, device, num_steps),
@@ -167,6 +178,7 @@ def _assemble(
         data=data,
         tracker=tracker,
         previews=_build_previews(config, data),
+        watch=_build_watch(config, data, directions, device, tracker),
         folder=folder,
         specs=_specs(config, method.generators),
         config=config.train,
@@ -202,18 +214,50 @@ def _build_data(config: Config, device: torch.device) -> Data:
     return build_data(config.data, seed=config.seed, device_type=device.type)
 
 
+def _look_at_pictures(data: Data) -> None:
+    """Warn of training pictures that spoil a training quietly, before it begins."""
+    a, b = data.folders
+    lines = quick_look(
+        a.train_files,
+        b.train_files,
+        lambda side, index: data.dataset.picture("a" if side == 0 else "b", index),
+        most=_MOST_CACHED if data.cached else _MOST_READ,
+        names=(a.name, b.name),
+    )
+    for line in lines:
+        logger.warning(line)
+
+
 def _build_previews(config: Config, data: Data) -> Previews:
     """Grids of test images at the scale of training; of training images where a domain has no test folder."""
-    # Whole pictures say more than crops of them; networks that have seen crops take any size.
-    largest = config.data.crop_size if config.data.resize == "none" else min(config.data.load_size, _LARGEST_SAMPLE)
-    stride = generator_stride(config.generator)
-    size = max(config.data.crop_size, largest // stride * stride)
-    fixed = [
-        load_fixed(folders.test_files or folders.train_files, config.data, config.log.num_samples, size)
+    size = square_size(config.data, config.generator)
+    fixed_a, fixed_b = (
+        [
+            (picture.path.name, picture.pixels)
+            for picture in load_fixed(
+                folders.test_files or folders.train_files, config.data, config.log.num_samples, size
+            )
+        ]
         for folders in data.folders
-    ]
-    fixed_a, fixed_b = ([picture.pixels for picture in pictures] for pictures in fixed)
+    )
     return Previews(fixed_a, fixed_b, _names(config))
+
+
+def _build_watch(
+    config: Config, data: Data, directions: Sequence[str], device: torch.device, tracker: Tracker
+) -> Watch:
+    evaluator = None
+    if config.evaluate.every:
+        evaluator = build_evaluator(
+            config.evaluate, config.data, config.generator, folders=data.folders, directions=directions, device=device
+        )
+    if config.evaluate.every and config.evaluate.direction not in (*directions, "both"):
+        raise ConfigError(
+            f"evaluate.direction={config.evaluate.direction} was given, but this method translates only "
+            f"{' and '.join(directions)}"
+        )
+    doctor = Doctor(every=config.doctor.every, upsample=config.generator.upsample, names=_names(config))
+    return Watch(config.evaluate, config.doctor, evaluator, doctor, tracker)
 
 
 def _names(config: Config) -> tuple[str, str]:
@@ -247,41 +291,6 @@ def _length(epochs: float | None, epoch_images: int, batch_size: int) -> int:
     return max(1, math.ceil(epochs * epoch_images / batch_size))
 
 
-def _known_length(config: Config, state: dict[str, Any]) -> float:
-    """Length of a run by epochs as its checkpoint knows it; infinite where `epochs` or `batch_size` changed."""
-    before = state["config"]["train"]
-    same = (before["epochs"], before["batch_size"]) == (config.train.epochs, config.train.batch_size)
-    return state["num_steps"] if same else math.inf
-
-
-def _check_fits(config: Config, state: dict[str, Any], folder: RunFolder) -> None:
-    """Refuse a config that the checkpoint cannot go on with; name settings that change under way."""
-    before, now = _flatten(state["config"]), _flatten(to_mapping(config))
-    changed = [key for key in sorted({*before, *now}) if before.get(key) != now.get(key)]
-    words = {key: f"{key} was {before.get(key)}, is {now.get(key)}" for key in changed}
-    clashing = [words[key] for key in changed if _is_below(key, _SHAPES)]
-    if clashing:
-        raise ConfigError(
-            f"{folder.path} holds a run of another form ({'; '.join(clashing)}): choose another name=..., "
-            "or give the settings that it began with"
-        )
-    for key in changed:
-        if not _is_below(key, (*_INCIDENTAL, "name")):
-            logger.warning("going on with a changed setting: %s", words[key])
-
-
-def _is_below(key: str, prefixes: Sequence[str]) -> bool:
-    return any(key == prefix or key.startswith(prefix + ".") for prefix in prefixes)
-
-
-def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mapping -> dotted keys."""
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        flat.update(_flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value})
-    return flat
-
-
 def _introduce(config: Config, trainer: Trainer, data: Data, origins: Mapping[str, str]) -> None:
     """Say on stderr and in TensorBoard what is about to be trained."""
     name_a, name_b = _names(config)
@@ -301,6 +310,7 @@ def _introduce(config: Config, trainer: Trainer, data: Data, origins: Mapping[st
     for key, value in facts.items():
         logger.info("%s: %s", key, value)
     table = "| | |\n|---|---|\n" + "\n".join(f"| {key} | {value} |" for key, value in facts.items())
+    trainer.tracker.layout([name.removeprefix("gen_") for name in trainer.method.generators])
     trainer.tracker.text("run", table, trainer.step)
     trainer.tracker.text("config", "\n".join(f"    {line}" for line in to_yaml(config).splitlines()), trainer.step)
 
@@ -314,6 +324,9 @@ def _say_finished(config: Config, folder: RunFolder, step: int) -> None:
 def _say_done(config: Config, folder: RunFolder, first_line: str) -> None:
     """The closing lines, on stdout; the last is for scripts."""
     print(first_line)
+    index = read_index(folder.path)
+    if index is not None and index.best is not None:
+        print(f"best checkpoint: {index.best_reason}")
     print(f"sample grids: {folder.samples}")
     print(f"curves: tensorboard --logdir {config.output_dir}")
     print(f"translate: python test.py --run {folder.path} --to {_names(config)[1]} --input FOLDER --output translated")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 from cyclestyle.checkpoint import load_checkpoint, save_checkpoint, write_text
 from cyclestyle.errors import CheckpointError, ConfigError
+from cyclestyle.run_index import RunIndex, index_file, index_text
 
 logger = logging.getLogger("cyclestyle")
 
@@ -26,7 +26,6 @@ class RunFolder:
         self.samples = path / "samples"
         self.checkpoints = path / "checkpoints"
         self.translators = path / "translators"
-        self.index_file = self.checkpoints / "index.json"
 
     def create(self) -> None:
         """Make the folders.
@@ -68,19 +67,31 @@ class RunFolder:
             )
         return None
 
-    def save(self, state: dict[str, Any], keep: int) -> Path:
-        """Write the checkpoint of `state["step"]`, name it as the latest, remove all but the newest `keep`.
+    def save(self, state: dict[str, Any], keep: int, best: tuple[int, str] | None = None) -> Path:
+        """Write the checkpoint of `state["step"]`, name it the latest, remove all but the newest `keep` and the best.
+
+        Args:
+            best: step of the best checkpoint, and in words why it is; None: there is none yet.
 
         Raises:
             CheckpointError: the disk is full, or the folder gone; the checkpoints before it are as they were.
         """
-        path = self.checkpoints / f"step_{state['step']:08d}.pt"
+        path = self.checkpoint_file(state["step"])
         save_checkpoint(path, state)
-        write_text(self.index_file, json.dumps({"latest": path.name, "best": None}, indent=2) + "\n")
-        for old in self.checkpoint_files()[:-keep]:
-            if old != path:  # a damaged one of a later step may stand after it
+        index = RunIndex(path)
+        kept = {path, *self.checkpoint_files()[-keep:]}
+        if best is not None and (best_file := self.checkpoint_file(best[0])).is_file():
+            index = RunIndex(path, best_file, *best)
+            kept.add(best_file)
+        write_text(index_file(self.path), index_text(index))
+        for old in self.checkpoint_files():
+            if old not in kept:
                 old.unlink(missing_ok=True)
         return path
+
+    def checkpoint_file(self, step: int) -> Path:
+        """Where the checkpoint of a step lies."""
+        return self.checkpoints / f"step_{step:08d}.pt"
 
     def translator_file(self, source: str, target: str) -> Path:
         """Where the translator between two domains lies, e.g. photo_to_vangogh.safetensors."""

@@ -30,7 +30,9 @@ from cyclestyle.training.interruption import StopRequest, stop_on_signals
 from cyclestyle.training.optimization import Optimization
 from cyclestyle.training.previews import Previews
 from cyclestyle.training.run_folder import RunFolder
+from cyclestyle.training.speed import Speed, summary
 from cyclestyle.training.tracker import Tracker
+from cyclestyle.training.watch import Watch
 
 logger = logging.getLogger("cyclestyle")
 
@@ -49,6 +51,7 @@ class Trainer:
     Args:
         method, optimization, averages: what learns, how, and its moving average.
         data, tracker, previews, folder: what is read and written.
+        watch: scores translations, finds the best checkpoint, raises alarms.
         specs: name of each generator -> what its translator file says about it.
         config: the `train` section.
         log: the `log` section.
@@ -66,6 +69,7 @@ class Trainer:
         data: Batches,
         tracker: Tracker,
         previews: Previews,
+        watch: Watch,
         folder: RunFolder,
         specs: dict[str, TranslatorSpec],
         config: TrainConfig,
@@ -82,6 +86,7 @@ class Trainer:
         self.data = data
         self.tracker = tracker
         self.previews = previews
+        self.watch = watch
         self.folder = folder
         self.specs = specs
         self.config = config
@@ -94,19 +99,19 @@ class Trainer:
         self.step = 0
         self.position = 0  # images of each domain seen
         self._saved_step = 0
-        self._speed = _Speed()
+        self._speed = Speed()
 
     def run(self) -> StopRequest:
-        """Train to the end, or until a signal asks to stop; either way the last state is saved.
+        """Train to the end, or until a signal or what watches asks to stop; either way the last state is saved.
 
         Returns:
-            The request to stop; its `signal_number` is None when the run is finished.
+            The request to stop; its `signal_number` is None when no signal came.
         """
         micro_batch = self.config.batch_size // self.accumulation
         num_batches = (self.num_steps - self.step) * self.accumulation
         batches = self.data.batches(self.position, num_batches, micro_batch)
         with stop_on_signals() as stop, logging_redirect_tqdm([logger]), self._progress_bar() as bar:
-            while self.step < self.num_steps and stop.signal_number is None:
+            while self.step < self.num_steps and stop.signal_number is None and self.watch.stop is None:
                 self._speed.start()
                 try:
                     self.learn(batches)
@@ -119,7 +124,8 @@ class Trainer:
 
                 if self._due(self.log.samples_every):
                     self._draw_samples()
-                if self._due(self.config.checkpoint_every):
+                is_best = self.watch.is_evaluating(self.step, self.num_steps) and self._evaluate()
+                if is_best or self._due(self.config.checkpoint_every):
                     self.save()
                 bar.update()
             if self._saved_step != self.step:  # stopped between two checkpoints
@@ -134,6 +140,8 @@ class Trainer:
             batch = self._next_batch(batches)
             with self.precision.autocast(self.device):
                 outputs = self.method.forward_batch(batch)
+            if part == 0 and self.watch.is_looking(self.step + 1):
+                self.watch.look(self.step + 1, batch, self.method.translations(outputs))
             for player in self.method.players:
                 with self.optimization.only(player):
                     with self.precision.autocast(self.device):
@@ -167,8 +175,8 @@ class Trainer:
         speed = self._speed.read(self.config.batch_size)
         if self.device.type == "cuda":
             speed["gpu_memory_gb"] = torch.cuda.max_memory_allocated(self.device) / 2**30
-        self.tracker.write(self.step, {**means, **{f"lr_{player}": rate for player, rate in rates.items()}, **speed})
-        bar.set_postfix_str(_summary(means, speed), refresh=False)
+        self.watch.write(self.step, {**means, **{f"lr_{player}": rate for player, rate in rates.items()}, **speed})
+        bar.set_postfix_str(summary(means, speed), refresh=False)
 
     def _draw_samples(self) -> None:
         with self.precision.autocast(self.device):
@@ -177,15 +185,31 @@ class Trainer:
             self.tracker.image(f"samples/{grid.direction}", grid.pixels, self.step)
             self.tracker.picture(self.folder.samples / f"step_{self.step:08d}_{grid.direction}.png", grid.pixels)
 
+    def _evaluate(self) -> bool:
+        """Score the averaged generators; whether they are the best so far."""
+        self._refuse_divergence()
+        return self.watch.evaluate(self.step, self._translate)
+
+    def _translate(self, direction: str, images: Tensor) -> Tensor:
+        generator = self.averages.generators[f"gen_{direction}"]
+        with self.precision.autocast(self.device):
+            return generator(images.to(self.device, memory_format=training_memory_format(self.device)))
+
     def save(self) -> None:
         """Write a checkpoint and the translators of the averaged generators; good ones are not replaced by NaN."""
         self._refuse_divergence()
-        self.folder.save(self.state_dict(), self.config.keep_checkpoints)
+        best = self.watch.best
+        named = None if best is None or best.step is None else (best.step, best.reason)
+        self.folder.save(self.state_dict(), self.config.keep_checkpoints, named)
         self._saved_step = self.step
         for name, generator in self.averages.generators.items():
             spec = self.specs[name]
             path = self.folder.translator_file(spec.source, spec.target)
-            save_translator(path, generator.state_dict(), {**asdict(spec), "step": self.step})
+            save_translator(path, generator.state_dict(), {**self._described(spec), "step": self.step})
+
+    def _described(self, spec: TranslatorSpec) -> dict[str, Any]:
+        """What a translator's file says of itself now, but for the step."""
+        return {**asdict(spec), "scores": self.watch.scores_of(spec.direction, self.step)}
 
     def _refuse_divergence(self) -> None:
         names = self.tracker.not_finite()
@@ -203,11 +227,12 @@ class Trainer:
             "num_steps": self.num_steps,
             "position": self.position,
             "config": self.settings,
-            "translators": {name: asdict(spec) for name, spec in self.specs.items()},
+            "translators": {name: self._described(spec) for name, spec in self.specs.items()},
             "method": self.method.state_dict(),
             "averages": self.averages.state_dict(),
             "optimization": self.optimization.state_dict(),
             "tracker": self.tracker.state_dict(),
+            "watch": self.watch.state_dict(),
             "random": random_state(self.device),
         }
 
@@ -219,6 +244,8 @@ class Trainer:
         self.averages.load_state_dict(state["averages"])
         self.optimization.load_state_dict(state["optimization"])
         self.tracker.load_state_dict(state["tracker"], self.device)
+        if "watch" in state:  # not in checkpoints of version 0.1
+            self.watch.load_state_dict(state["watch"])
         set_random_state(state["random"], self.device)
 
     def _progress_bar(self) -> tqdm[Any]:
@@ -231,50 +258,6 @@ class Trainer:
             dynamic_ncols=True,
             smoothing=0.1,
         )
-
-
-class _Speed:
-    """Wall-clock of learning, without what logging, sampling and saving take."""
-
-    def __init__(self) -> None:
-        self.waited = 0.0
-        self._learned = 0.0
-        self._num_steps = 0
-        self._started: float | None = None
-
-    def start(self) -> None:
-        """A step begins."""
-        self._started = time.perf_counter()
-        self._num_steps += 1
-
-    def pause(self) -> None:
-        """A step has ended; a second call does nothing."""
-        if self._started is not None:
-            self._learned += time.perf_counter() - self._started
-            self._started = None
-
-    def read(self, batch_size: int) -> dict[str, float]:
-        """Means since the last reading: seconds, images of each domain a second, share of time waiting for data."""
-        scalars = {
-            "seconds_per_step": self._learned / self._num_steps,
-            "images_per_second": batch_size * self._num_steps / self._learned,
-            "data_wait": self.waited / self._learned,
-        }
-        self.waited = self._learned = 0.0
-        self._num_steps = 0
-        return scalars
-
-
-def _summary(means: dict[str, float], speed: dict[str, float]) -> str:
-    """What stands behind the progress bar: loss terms by kind, images/s, share of waiting for data."""
-    kinds: dict[str, float] = {}
-    for name, value in means.items():
-        kind, _, side = name.rpartition("_")
-        if side in ("a", "b", "ab", "ba") and not name.startswith("score"):
-            kinds[kind] = kinds.get(kind, 0.0) + value
-    short = {"adversarial": "adv", "identity": "idt", "discriminator": "disc", "gradient_penalty": "gp"}
-    losses = " ".join(f"{short.get(kind, kind)} {value:.2f}" for kind, value in kinds.items())
-    return f"{losses} | {speed['images_per_second']:.1f} img/s, data {speed['data_wait']:.0%}"
 
 
 def random_state(device: torch.device) -> dict[str, Tensor]:

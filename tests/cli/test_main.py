@@ -250,9 +250,9 @@ def test_translate_hands_over_its_flags(monkeypatch: pytest.MonkeyPatch) -> None
     assert cli.main(["translate"]) == 1
     nothing: dict[str, object] = dict.fromkeys(("run", "checkpoint", "to", "input", "output", "memory_limit"))
     auto = dict.fromkeys(("device", "precision", "tile"), "auto")
-    assert given.pop() == {**nothing, **auto, "options": Options()}
+    assert given.pop() == {**nothing, **auto, "best": False, "options": Options()}
     words = (
-        "--checkpoint x.pt --to vangogh --input photos --output out --device cpu --precision bf16 --tile 512 "
+        "--checkpoint x.pt --best --to vangogh --input photos --output out --device cpu --precision bf16 --tile 512 "
         "--memory-limit 1.5 --format webp --quality 80 --work-size 256 --strength 0.5 --keep-colors --mask masks "
         "--contact-sheet --side-by-side --overwrite --max-megapixels 50"
     )
@@ -260,6 +260,7 @@ def test_translate_hands_over_its_flags(monkeypatch: pytest.MonkeyPatch) -> None
     assert given.pop() == {
         "run": None,
         "checkpoint": Path("x.pt"),
+        "best": True,
         "to": "vangogh",
         "input": Path("photos"),
         "output": Path("out"),

@@ -36,6 +36,9 @@ class Toy(Method):
     def observations(self, outputs: Any) -> dict[str, Tensor]:
         return {}
 
+    def translations(self, outputs: Any) -> dict[str, Tensor]:
+        return {"ab": outputs.detach()}
+
 
 def batch_of(size: int) -> UnpairedBatch:
     return UnpairedBatch(torch.rand(size, 3, 4, 4), torch.rand(size, 3, 4, 4))

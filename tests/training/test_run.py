@@ -15,6 +15,7 @@ import cyclestyle
 from cyclestyle.checkpoint import load_checkpoint
 from cyclestyle.config.loading import load_config
 from cyclestyle.errors import CheckpointError, ConfigError, DataError
+from cyclestyle.training.layout import score_tag, tensorboard_tag
 from cyclestyle.training.run import resume, train
 
 
@@ -25,12 +26,12 @@ def start(settings: list[str], *more: str) -> Path:
 def test_a_run_leaves_what_it_promises(tiny: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     run = start(tiny, "train.steps=10", "train.keep_checkpoints=2")
     assert {path.name for path in run.iterdir() if not path.name.startswith("events")} == {
-        "config.yaml", "metrics.jsonl", "samples", "checkpoints", "translators",
+        "config.yaml", "metrics.jsonl", "evaluations.jsonl", "samples", "checkpoints", "translators",
     }  # fmt: skip
     assert sorted(path.name for path in (run / "checkpoints").iterdir()) == [
         "index.json", "step_00000008.pt", "step_00000010.pt",
     ]  # fmt: skip
-    assert json.loads((run / "checkpoints" / "index.json").read_text()) == {"latest": "step_00000010.pt", "best": None}
+    assert json.loads((run / "checkpoints" / "index.json").read_text())["latest"] == "step_00000010.pt"
     assert {path.name for path in (run / "translators").iterdir()} == {
         "photo_to_painting.safetensors", "painting_to_photo.safetensors",
     }  # fmt: skip
@@ -44,17 +45,23 @@ def test_a_run_leaves_what_it_promises(tiny: list[str], capsys: pytest.CaptureFi
 
 
 def test_metrics_and_tensorboard_have_every_scalar(tiny: list[str]) -> None:
-    run = start(tiny, "train.steps=4", "method.weights.gradient_penalty=1", "discriminator.norm=none")
+    run = start(tiny, "train.steps=4", "method.weights.gradient_penalty=1", "discriminator.norm=none", "doctor.every=0")
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    assert [row["step"] for row in rows] == [2, 4]
+    assert [row["step"] for row in rows] == [2, 4, 4]  # the last are the scores at the end
     sides = {"adversarial_ab", "adversarial_ba", "cycle_a", "cycle_b", "identity_a", "identity_b", "discriminator_a",
              "discriminator_b", "gradient_penalty_a", "gradient_penalty_b", "score_real_a", "score_fake_a",
-             "score_real_b", "score_fake_b", "grad_norm_generators", "grad_norm_discriminators", "lr_generators",
+             "score_real_b", "score_fake_b", "accuracy_a", "accuracy_b",
+             "grad_norm_generators", "grad_norm_discriminators", "lr_generators",
              "lr_discriminators", "seconds_per_step", "images_per_second", "data_wait"}  # fmt: skip
     assert set(rows[0]) == {"step", *sides}
+    assert rows[0]["accuracy_a"] == pytest.approx(0.5, abs=0.5)
     reader = EventAccumulator(str(run))
     reader.Reload()
-    assert len(reader.Tags()["scalars"]) == len(sides)
+    scores = {name for name in set(rows[2]) - {"step"} if rows[2][name] is not None}
+    assert {"kid_ab", "fid_ba", "swd_ab", "luminance_correlation_ab", "change_ba"} <= scores
+    shown = set(reader.Tags()["scalars"])
+    assert {tensorboard_tag(name) for name in sides} <= shown
+    assert {score_tag(name) for name in scores} <= shown
     assert set(reader.Tags()["images"]) == {"samples/photo_to_painting", "samples/painting_to_photo"}
     assert {"config/text_summary", "run/text_summary"} <= set(reader.Tags()["tensors"])
 

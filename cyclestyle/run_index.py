@@ -1,0 +1,66 @@
+"""`checkpoints/index.json` of a run: which checkpoint is the newest, which the best, and why. No torch here."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from cyclestyle.errors import CheckpointError
+
+
+@dataclass(frozen=True)
+class RunIndex:
+    """What the index says; checkpoints by their file.
+
+    Attributes:
+        latest: the newest checkpoint.
+        best: the best one by `evaluate.best`; None: no evaluation has found one yet.
+        best_step: of the best.
+        best_reason: one line in words.
+    """
+
+    latest: Path
+    best: Path | None = None
+    best_step: int | None = None
+    best_reason: str = ""
+
+
+def index_file(run: Path) -> Path:
+    """Where the index of a run lies."""
+    return run / "checkpoints" / "index.json"
+
+
+def index_text(index: RunIndex) -> str:
+    """What is written into the file."""
+    words: dict[str, object] = {"latest": index.latest.name, "best": None}
+    if index.best is not None:
+        words |= {"best": index.best.name, "best_step": index.best_step, "best_reason": index.best_reason}
+    return json.dumps(words, indent=2, ensure_ascii=False) + "\n"
+
+
+def read_index(run: Path) -> RunIndex | None:
+    """The index of the run in folder `run`; None where there is none, or none that can be read."""
+    try:
+        words = json.loads(index_file(run).read_text(encoding="utf-8"))
+        folder = index_file(run).parent
+        best = folder / words["best"] if words["best"] else None
+        return RunIndex(folder / words["latest"], best, words.get("best_step"), str(words.get("best_reason", "")))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def best_checkpoint(run: Path) -> Path:
+    """The file of the best checkpoint.
+
+    Raises:
+        CheckpointError: no evaluation has named one, or it is gone.
+    """
+    index = read_index(run)
+    if index is None or index.best is None:
+        raise CheckpointError(
+            f"{run} has no best checkpoint: none was scored yet (evaluate.every); leave --best out to use the newest"
+        )
+    if not index.best.is_file():
+        raise CheckpointError(f"the best checkpoint of {run}, {index.best.name}, is gone: leave --best out")
+    return index.best

@@ -1,0 +1,50 @@
+"""How fast a run learns, and the words behind the progress bar."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+
+
+class Speed:
+    """Wall-clock of learning, without what logging, sampling and saving take."""
+
+    def __init__(self) -> None:
+        self.waited = 0.0
+        self._learned = 0.0
+        self._num_steps = 0
+        self._started: float | None = None
+
+    def start(self) -> None:
+        """A step begins."""
+        self._started = time.perf_counter()
+        self._num_steps += 1
+
+    def pause(self) -> None:
+        """A step has ended; a second call does nothing."""
+        if self._started is not None:
+            self._learned += time.perf_counter() - self._started
+            self._started = None
+
+    def read(self, batch_size: int) -> dict[str, float]:
+        """Means since the last reading: seconds, images of each domain a second, share of time waiting for data."""
+        scalars = {
+            "seconds_per_step": self._learned / self._num_steps,
+            "images_per_second": batch_size * self._num_steps / self._learned,
+            "data_wait": self.waited / self._learned,
+        }
+        self.waited = self._learned = 0.0
+        self._num_steps = 0
+        return scalars
+
+
+def summary(means: Mapping[str, float], speed: Mapping[str, float]) -> str:
+    """What stands behind the progress bar: loss terms by kind, images/s, share of waiting for data."""
+    kinds: dict[str, float] = {}
+    for name, value in means.items():
+        kind, _, side = name.rpartition("_")
+        if side in ("a", "b", "ab", "ba") and not name.startswith(("score", "accuracy")):
+            kinds[kind] = kinds.get(kind, 0.0) + value
+    short = {"adversarial": "adv", "identity": "idt", "discriminator": "disc", "gradient_penalty": "gp"}
+    losses = " ".join(f"{short.get(kind, kind)} {value:.2f}" for kind, value in kinds.items())
+    return f"{losses} | {speed['images_per_second']:.1f} img/s, data {speed['data_wait']:.0%}"
