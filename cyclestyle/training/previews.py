@@ -99,7 +99,7 @@ def _row(label: str, real: Tensor, forth: nn.Module, back: nn.Module | None) -> 
     real, fake = real.float(), fake.float()
     return _Row(
         label,
-        [_as_rgb(to_pixels(image[0])) for image in images],
+        [_as_rgb(to_pixels(image[0].nan_to_num(0.0))) for image in images],  # NaN: grey
         luminance_correlation(real, fake).item(),
         change(real, fake).item(),
     )

@@ -14,7 +14,7 @@ import json
 import logging
 import math
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
@@ -67,8 +67,8 @@ class Tracker:
         self._step = step
         self._sums: dict[str, Tensor] = {}
         self._counts: dict[str, int] = {}
-        self._alarms: set[str] = set()
-        self._alarm_said: dict[str, tuple[int, float]] = {}
+        self._alarms: dict[str, bool] = {}  # those that ever rang: whether they do
+        self._alarms_said: dict[str, tuple[int, bool]] = {}
         self._lowest: dict[str, float] = {}
         self._warned = False
         self._writer: SummaryWriter | None = None
@@ -129,23 +129,26 @@ class Tracker:
         row = {"step": step, **scalars, **({"alarms": dict(alarms)} if alarms else {})}
         self._attempt(lambda: self._append("metrics.jsonl", row))
         points = {layout.tensorboard_tag(name): value for name, value in scalars.items()}
-        points |= self._alarm_points(step, set(alarms or ()))
+        active = alarms or {}
+        self._alarms = {name: name in active for name in {*self._alarms, *active}}
+        points |= self._alarm_points(step, self._alarms)
         self._attempt(lambda: self._add_scalars(points, step))
 
     def alarm(self, step: int, name: str, line: str, started: bool) -> None:
         """An entry under the Text tab where an alarm starts or ends: `line` says what was seen, and the knob."""
         words = line if line.startswith(name) else f"{name}: {line}"
         self.text("alarms", f"**{'started' if started else 'ended'}** {words}", step)
-        points = self._alarm_points(step, self._alarms | {name} if started else self._alarms - {name}, {name})
+        self._alarms[name] = started
+        points = self._alarm_points(step, [name])
         self._attempt(lambda: self._add_scalars(points, step))
 
-    def _alarm_points(self, step: int, active: set[str], names: Collection[str] | None = None) -> dict[str, float]:
-        """The curves of alarms at `step`: 1 where active, 0 where just ended; once a step, whoever says so first."""
-        points = {f"alarm/{name}": float(name in active) for name in sorted(names or active | self._alarms)}
-        self._alarms = active
-        fresh = {tag: value for tag, value in points.items() if self._alarm_said.get(tag) != (step, value)}
-        self._alarm_said.update({tag: (step, value) for tag, value in fresh.items()})
-        return fresh
+    def _alarm_points(self, step: int, names: Iterable[str]) -> dict[str, float]:
+        """The curves of alarms that ever rang: 1 while they do, else 0; what was said of a step is not said again."""
+        fresh = {
+            name: self._alarms[name] for name in names if self._alarms_said.get(name) != (step, self._alarms[name])
+        }
+        self._alarms_said |= {name: (step, rings) for name, rings in fresh.items()}
+        return {f"alarm/{name}": float(rings) for name, rings in fresh.items()}
 
     def evaluation(self, row: Mapping[str, Any]) -> None:
         """Write an evaluation: whole to evaluations.jsonl, its flat scores to metrics.jsonl and TensorBoard.
@@ -258,25 +261,25 @@ class Tracker:
             self._attempt(self._writer.close)
 
     def state_dict(self) -> dict[str, Any]:
-        """Sums since the last log point and active alarms: the next row after a resume is an uninterrupted run's."""
+        """Sums since the last log point, and alarms: the next row after a resume is an uninterrupted run's."""
         return {
             "sums": {name: value.cpu() for name, value in self._sums.items()},
             "counts": dict(self._counts),
-            "alarms": sorted(self._alarms),
+            "alarms": dict(self._alarms),
         }
 
     def load_state_dict(self, state: dict[str, Any], device: torch.device) -> None:
         """Go on from `state_dict`."""
         self._sums = {name: value.to(device) for name, value in state["sums"].items()}
         self._counts = dict(state["counts"])
-        self._alarms = set(state.get("alarms", ()))  # checkpoints of before the doctor know of none
+        self._alarms = dict(state.get("alarms", {}))  # checkpoints of before the doctor know of none
 
 
 def strict(value: Any) -> Any:
     """`value` as strict JSON can hold it: without keys whose number is not finite (null in a list), paths as text."""
     if isinstance(value, Mapping):
-        kept = {str(key): strict(item) for key, item in value.items()}
-        return {key: item for key, item in kept.items() if item is not None or value[key] is None}
+        kept = ((key, item, strict(item)) for key, item in value.items())
+        return {str(key): clean for key, item, clean in kept if clean is not None or item is None}
     if isinstance(value, list | tuple):
         return [strict(item) for item in value]
     if isinstance(value, bool | str) or value is None:
