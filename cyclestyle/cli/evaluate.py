@@ -125,7 +125,7 @@ def _of_run(args: argparse.Namespace) -> tuple[list[dict[str, Any]], int]:
     section = replace(config.evaluate, **{key: value for key, value in given.items() if value is not None})
     device = choose_device(args.device)
     files = _checkpoints(folder, args.checkpoint)
-    directions = [spec.direction for spec, _ in read_translators(files[0])]
+    directions = sorted(spec.direction for spec, _ in read_translators(files[0]))
     evaluator = build_evaluator(
         section, config.data, config.generator, folders=find_folders(config.data), directions=directions, device=device
     )
