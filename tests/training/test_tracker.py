@@ -205,8 +205,8 @@ def evaluation(step: int, **scores: float) -> dict[str, Any]:
 def test_an_evaluation_is_kept_whole_and_its_scores_are_a_row_and_curves(tmp_path: Path) -> None:
     tracker = Tracker(tmp_path, 0)
     tracker.write(100, {"cycle_a": 1.0})
-    scores = {"kid_ab": 0.25, "kid_std_ab": 0.5, "kid_error_ab": 0.125, "swd_160_ab": 3.0, "psnr_truth_ab": 20.0,
-              "luminance_correlation_ab": 0.5, "ssim_ba": 0.75, "ssim_truth_ba": 0.875, "memorisation_ab": 1.5}  # fmt: skip
+    scores = {"kid_ab": 0.25, "kid_std_ab": 0.5, "kid_error_ab": 0.125, "swd_160_ab": 3.0, "psnr_truth_ab": 20.0}
+    scores |= {"luminance_correlation_ab": 0.5, "ssim_ba": 0.75, "ssim_truth_ba": 0.875, "memorisation_ab": 1.5}
     tracker.evaluation(evaluation(100, **scores))
     tracker.close()
     assert strict_rows(tmp_path / "metrics.jsonl") == [{"step": 100, "cycle_a": 1.0}, {"step": 100, **scores}]
@@ -262,10 +262,10 @@ def test_strict_keeps_all_but_numbers_that_are_not_finite() -> None:
         "b": [1.5, math.nan, True],
         "c": np.float32(math.inf),
         "d": np.int64(3),
-        "e": Path("x/y"),
-        7: "z",
+        "e": Path("x"),
+        7: None,
     }
-    assert strict(value) == {"a": None, "b": [1.5, None, True], "d": 3, "e": "x", "7": "z"}
+    assert strict(value) == {"a": None, "b": [1.5, None, True], "d": 3, "e": "x", "7": None}
 
 
 def full_row() -> dict[str, float]:
@@ -348,8 +348,9 @@ def hparams_page(folder: Path, sort_by: str) -> tuple[Any, list[tuple[str, dict[
 
 
 def test_runs_are_sorted_by_score_on_the_hparams_page_and_the_last_call_wins(tmp_path: Path) -> None:
-    settings = {"optimizer": {"generator_lr": 0.5, "betas": (0.5, 0.999)}, "train": {"steps": 10, "epochs": None},
-                "discriminator": {"spectral_norm": False}, "generator": {"name": "resnet"}, "data": {"augment": []}}  # fmt: skip
+    settings: dict[str, Any] = {"optimizer": {"generator_lr": 0.5, "betas": (0.5, 0.999)}, "data": {"augment": []}}
+    settings |= {"train": {"steps": 10, "epochs": None}, "generator": {"name": "resnet"}}
+    settings |= {"discriminator": {"spectral_norm": False}}
     for name, kid in (("one", 0.25), ("two", 0.75)):
         tracker = Tracker(tmp_path / name, 0)
         tracker.write(10, {"cycle_a": 1.0})
