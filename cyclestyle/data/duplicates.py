@@ -34,7 +34,7 @@ Read = Callable[[int, int], np.ndarray | None]
 
 @dataclass(frozen=True)
 class _Seen:
-    """A picture that was looked at: where it is, the hash of its pixels, its thumbnail (flat) and whether it is flat."""
+    """A picture that was looked at: where it is, the hash of its pixels, its thumbnail as a vector."""
 
     side: int
     index: int
@@ -71,7 +71,7 @@ def quick_look(
     files = (files_a, files_b)
     chosen = [(side, index) for side in (0, 1) for index in _evenly(len(files[side]), most)]
     with ThreadPoolExecutor(max_workers=min(8, num_cores())) as threads:
-        found = list(threads.map(lambda place: _look(files[place[0]][place[1]], *place, read), chosen))
+        found = list(threads.map(lambda place: _look(files[place[0]][place[1]], place[0], place[1], read), chosen))
     seen = [[each for each in found if each is not None and each.side == side] for side in (0, 1)]
     lines = []
     for pictures, name in zip(seen, names, strict=True):
@@ -151,7 +151,7 @@ def _pairs(pool: list[_Seen], pictures: list[_Seen], read: Read) -> list[tuple[_
 
 
 def _nearest(pool: list[_Seen], pictures: list[_Seen]) -> list[int]:
-    """For each picture the one of `pool` (in one list: of the earlier ones) with the nearest thumbnail; -1: none near."""
+    """For each picture that of `pool` (in one list: of the earlier ones) with the nearest thumbnail; -1: none near."""
     columns = torch.stack([each.thumbnail for each in pool])  # M x D
     places: list[int] = []
     for start in range(0, len(pictures), _ROWS_AT_ONCE):
@@ -181,4 +181,4 @@ def _same_detail(first: _Seen, second: _Seen, read: Read) -> bool:
     x, y = details
     if min(x.std().item(), y.std().item()) < _LEAST_DETAIL:
         return False
-    return torch.nn.functional.cosine_similarity(x, y, dim=0).item() > _SAME_DETAIL
+    return F.cosine_similarity(x, y, dim=0).item() > _SAME_DETAIL

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
@@ -28,6 +29,7 @@ GRID_POINTS = ((2, 0), (0, 2), (2, 2), (1, 0), (0, 1), (1, 1), (-1, 1), (1, 2), 
 """
 _TWICE = torch.tensor([2.0 if 1 in map(abs, point) else 1.0 for point in GRID_POINTS])  # has a mirror image of its own
 
+_FEWEST_POINTS = 3
 # Weaker grids nobody sees: half a grey level of 255, as standard deviation in [-1, 1], of one of the points above.
 _VISIBLE = 2 * 0.5 / 255
 _ALIKE = 0.02  # standard deviation in [-1, 1] below which pictures are all alike
@@ -48,26 +50,26 @@ def statistics(reals: Mapping[str, Tensor], fakes: Mapping[str, Tensor]) -> dict
         change_<direction>: mean difference of both as a share of the full range.
         Sides are "a" and "b" for real images and the directions for translations.
     """
-    reals = {side: images[:_MOST_IMAGES].float() for side, images in reals.items()}
-    fakes = {direction: images[:_MOST_IMAGES].float() for direction, images in fakes.items()}
+    images = {side: each[:_MOST_IMAGES].float() for side, each in (*reals.items(), *fakes.items())}
+    light = {side: luminance(each) for side, each in images.items()}
     found: dict[str, Tensor] = {}
-    for side, images in {**reals, **fakes}.items():
-        thumbnails = F.adaptive_avg_pool2d(images, _THUMBNAIL).flatten(1)  # N x 64C
+    for side, each in images.items():
+        thumbnails = F.adaptive_avg_pool2d(each, _THUMBNAIL).flatten(1)  # N x 64C
         found[f"thumbnail_{side}"] = thumbnails.mean(0)
         found[f"thumbnail_square_{side}"] = thumbnails.square().mean(0)
-        if min(images.shape[-2:]) >= _SMALLEST_WINDOW:
-            found[f"grid_{side}"] = grid_powers(luminance(images)).flatten()
-    for direction, fake in fakes.items():
-        source = reals[direction[0]]
-        found[f"light_{direction}"] = _light(source, fake)
-        found[f"change_{direction}"] = change(source, fake).mean().reshape(1)
+        if min(each.shape[-2:]) >= _SMALLEST_WINDOW:
+            found[f"grid_{side}"] = grid_powers(light[side]).flatten()
+    for direction in fakes:
+        source = direction[0]
+        found[f"light_{direction}"] = _light(light[source], light[direction])
+        found[f"change_{direction}"] = change(images[source], images[direction]).mean().reshape(1)
     return found
 
 
 def _light(source: Tensor, fake: Tensor) -> Tensor:
     """Covariance, variance of source, variance of translation over the pixels of each image, mean over images."""
     size = min(_LIGHT_SIZE, *source.shape[-2:])
-    x, y = (F.adaptive_avg_pool2d(luminance(images), size).flatten(1) for images in (source, fake))
+    x, y = (F.adaptive_avg_pool2d(light, size).flatten(1) for light in (source, fake))
     x, y = x - x.mean(1, keepdim=True), y - y.mean(1, keepdim=True)
     return torch.stack([(x * y).mean(), x.square().mean(), y.square().mean()])
 
@@ -115,38 +117,42 @@ def grid_powers(light: Tensor) -> Tensor:
     size = min(_LARGEST_WINDOW, light.shape[-2] // 4 * 4, light.shape[-1] // 4 * 4)
     top, left = (light.shape[-2] - size) // 2, (light.shape[-1] - size) // 2
     light = light[:, 0, top : top + size, left : left + size]
-    window = torch.hann_window(size, periodic=True, device=light.device)
-    window = torch.outer(window, window) / window.square().sum()  # its squares sum to 1
+    window, rows, columns = _plan(size, light.device)
     spectrum = torch.fft.fft2((light - light.mean((1, 2), keepdim=True)) * window)
     power = (spectrum.real.square() + spectrum.imag.square()).mean(0) / size**2  # size x size
-    rows, columns = _grid_indices(size)
-    values = power[rows.to(light.device), columns.to(light.device)]  # 9 x (9 + 24 + 24)
+    values = power[rows, columns]  # 9 x (9 + 24 + 24)
     return torch.stack([part.mean(1) for part in values.split([9, 24, 24], dim=1)], dim=1)
 
 
-def _grid_indices(size: int) -> tuple[Tensor, Tensor]:
-    """Rows and columns, 9 x 57 each, of the frequencies that `grid_powers` reads: around, beside, above and below."""
+@lru_cache(maxsize=4)
+def _plan(size: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """A window, and the rows and columns, 9 x 57 each, of the frequencies that `grid_powers` reads.
+
+    Kept on the device: a copy at each look would wait for it.
+    """
+    hann = torch.hann_window(size, periodic=True)
+    window = torch.outer(hann, hann) / hann.square().sum()  # its squares sum to 1
     near, far = range(-1, 2), [*range(-6, -2), *range(3, 7)]
     around = [(y, x) for y in near for x in near]
     offsets = torch.tensor(around + [(y, x) for y in near for x in far] + [(y, x) for y in far for x in near])
-    points = torch.tensor(GRID_POINTS) * (size // 4)
-    places = (points[:, None] + offsets[None]) % size  # 9 x 57 x 2
-    return places[..., 0], places[..., 1]
+    places = (torch.tensor(GRID_POINTS)[:, None] * (size // 4) + offsets[None]) % size  # 9 x 57 x 2
+    return window.to(device), places[..., 0].to(device), places[..., 1].to(device)
 
 
 def checkerboard(statistics: Mapping[str, Tensor], direction: str) -> float | None:
     """How far a grid's frequencies stand out of their neighbourhood in translations, beyond what real images have.
 
     Returns:
-        Decibels, that of the strongest visible point, 0 where none is seen; None for images too small to tell.
+        Decibels, the mean of the three strongest of `GRID_POINTS`, where invisible ones are 0: upsampling leaves peaks
+        at several, strokes of one width and direction at one. None for images too small to tell.
     """
     if f"grid_{direction}" not in statistics:
         return None
     fake, real = (statistics[f"grid_{side}"].reshape(-1, 3) for side in (direction, direction[1]))
     contrast = _decibels(fake) - _decibels(real).clamp_min(0)
     variance = (fake[:, 0] - fake[:, 1:].amax(1)) * 9 * _TWICE
-    seen = contrast[variance > _VISIBLE**2]
-    return max(0.0, seen.max().item()) if len(seen) else 0.0
+    seen = torch.where(variance > _VISIBLE**2, contrast, 0.0).clamp_min(0)
+    return seen.topk(_FEWEST_POINTS).values.mean().item()
 
 
 def _decibels(powers: Tensor) -> Tensor:

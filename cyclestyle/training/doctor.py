@@ -1,6 +1,6 @@
 """The training doctor: what may go wrong in a training, when an alarm is raised over it, and which knob helps.
 
-It only looks: nothing here changes what is learned. Thresholds were chosen on real runs, see `RULES`.
+It only looks: nothing here changes what is learned. Thresholds were chosen on real runs, healthy and broken ones.
 """
 
 from __future__ import annotations
@@ -14,55 +14,97 @@ from torch import Tensor
 
 from cyclestyle.batch import UnpairedBatch
 from cyclestyle.training import detectors
-from cyclestyle.training.signals import Alarm, Level, Rule, RunningMean, share_of_newest
+from cyclestyle.training.signals import FEWEST, Alarm, Level, Rule, RunningMean, Smoothed
 
 _DIRECTIONS = ("ab", "ba")
-_FEWEST_LOOKS = 10
+_NORMS_WANDER = 4.0
 
-RULES = {
-    "color_inversion": Rule(start=0.1, end=0.25),  # correlation
-    "does_nothing": Rule(start=0.02, end=0.025, points=5, steps=300),  # share of the full range
-    "mode_collapse": Rule(start=0.2, end=0.35),  # spread of outputs over that of inputs
-    "checkerboard": Rule(start=8.0, end=5.0),  # decibels
-    "discriminator_wins": Rule(start=0.985, end=0.96, points=5, steps=300),  # accuracy
-    "discriminator_blind": Rule(start=0.52, end=0.55, points=5, steps=300),  # accuracy
-    "memorisation": Rule(start=0.4, end=0.5, points=1, steps=0, grace=0),  # ratio of distances
-    "exploding": Rule(start=5.0, end=2.5, points=2, steps=0, grace=0),  # times the usual level
-    "non_finite": Rule(start=0.5, end=0.1, steps=0, points=1, grace=0),  # values
-    "starving": Rule(start=0.3, end=0.2, points=5, grace=0),  # share of a step
-}
-"""Start and end of each alarm, and how long its reason must last."""
 
-SEEN = {
-    "color_inversion": "{source} turns dark where it was light as {target}: luminance correlation {value:.2f}",
-    "does_nothing": "{source} to {target} changes next to nothing: {value:.1%} of the full range",
-    "mode_collapse": "{source} to {target} comes out much alike: varies {value:.2f} times as much as the real pictures",
-    "checkerboard": "{source} to {target} carries a grid of 2 or 4 px: {value:.0f} dB above what real {target} has",
-    "discriminator_wins": "the discriminator of {target} is never fooled: {value:.1%} of its decisions are right",
-    "discriminator_blind": "the discriminator of {target} cannot tell: {value:.1%} of its decisions are right",
-    "memorisation": "{source} to {target} copies training pictures: {value:.2f} times as far from them as unseen ones",
-    "exploding": "{what} are {value:.0f} times their usual level",
-    "non_finite": "not finite: {what}",
-    "starving": "{value:.0%} of the time goes into waiting for data",
-}
+@dataclass(frozen=True)
+class Ailment:
+    """Something that goes wrong.
 
-KNOBS = {
-    "color_inversion": "raise method.weights.identity_{y} (5 in the paper), or start anew with another seed",
-    "does_nothing": "lower method.weights.identity_{y}, method.weights.cycle_a and method.weights.cycle_b, "
-    "or raise method.weights.adversarial_{x}{y}",
-    "mode_collapse": "raise method.weights.cycle_{x}, lower optimizer.discriminator_lr, "
-    "or set method.weights.gradient_penalty=0.1",
-    "checkerboard": "start anew with generator.upsample=resize",
-    "checkerboard_resize": "lower optimizer.generator_lr, or raise ema.decay",
-    "discriminator_wins": "lower optimizer.discriminator_lr, or set discriminator.spectral_norm=true "
-    "and method.weights.gradient_penalty=0.1",
-    "discriminator_blind": "raise optimizer.discriminator_lr or discriminator.filters, "
-    "or lower method.weights.gradient_penalty",
-    "memorisation": "stop here, add training pictures of {target}, or set data.augment",
-    "exploding": "set optimizer.clip_norm=1, or lower optimizer.generator_lr and optimizer.discriminator_lr",
-    "non_finite": "set train.precision=fp32 or optimizer.clip_norm=1, or lower optimizer.generator_lr",
-    "starving": "set data.cache=on, raise data.num_workers, or store smaller pictures",
+    Attributes:
+        rule: when its alarm starts and ends.
+        seen: what is wrong, in words.
+        figure: what was measured; an ended alarm shows it too.
+        knob: what to do about it.
+        The texts may name {source}, {target}, {x} and {y} (the letters of these), {value} and {what}.
+    """
+
+    rule: Rule
+    seen: str
+    figure: str
+    knob: str
+
+
+AILMENTS = {
+    "color_inversion": Ailment(
+        Rule(start=0.1, end=0.25),
+        "{source} turns dark where it was light on the way to {target}",
+        "luminance correlation {value:.2f}",
+        "raise method.weights.identity_{y} (5 in the paper), or start anew with another seed",
+    ),
+    "does_nothing": Ailment(
+        Rule(start=0.025, end=0.035, points=5, steps=300),
+        "{source} comes out as it went in, not as {target}",
+        "mean change {value:.1%} of the full range",
+        "lower method.weights.identity_{y}, method.weights.cycle_a and method.weights.cycle_b, "
+        "or raise method.weights.adversarial_{x}{y}",
+    ),
+    "mode_collapse": Ailment(
+        Rule(start=0.2, end=0.35),
+        "all {source} come out alike as {target}",
+        "they vary {value:.2f} times as much as real pictures",
+        "raise method.weights.cycle_{x}, lower optimizer.discriminator_lr, or set method.weights.gradient_penalty=0.1",
+    ),
+    "checkerboard": Ailment(
+        Rule(start=7.0, end=5.0),
+        "{source} to {target} carries a fine grid",
+        "periods of 2 and 4 px stand out by {value:.1f} dB, beyond those of real {target}",
+        "start anew with generator.upsample=resize",
+    ),
+    "discriminator_wins": Ailment(
+        Rule(start=0.985, end=0.96, points=5, steps=300),
+        "the discriminator of {target} is hardly ever fooled, so that the generator learns nothing from it",
+        "{value:.1%} of its decisions are right",
+        "lower optimizer.discriminator_lr, or set discriminator.spectral_norm=true "
+        "and method.weights.gradient_penalty=0.1",
+    ),
+    "discriminator_blind": Ailment(
+        Rule(start=0.51, end=0.53, points=5, steps=800),
+        "the discriminator of {target} cannot tell real from translated, so that the generator learns nothing from it",
+        "{value:.1%} of its decisions are right, 50% is chance",
+        "raise optimizer.discriminator_lr or discriminator.filters, or lower method.weights.gradient_penalty",
+    ),
+    "memorisation": Ailment(
+        Rule(start=0.4, end=0.5, points=1, steps=0, grace=0),
+        "{source} to {target} copies training pictures",
+        "{value:.2f} times as far from them as unseen pictures are",
+        "stop here, add training pictures of {target}, or set data.augment",
+    ),
+    "exploding": Ailment(
+        Rule(start=5.0, end=2.5, points=2, steps=0, grace=0),
+        "training gets out of hand",
+        "{what} {value:.0f} times as large as usual",
+        "set optimizer.clip_norm=1, or lower optimizer.generator_lr and optimizer.discriminator_lr",
+    ),
+    "non_finite": Ailment(
+        Rule(start=0.5, end=0.1, points=1, steps=0, grace=0),
+        "training broke",
+        "{value:.0f} values not finite{what}",
+        "set train.precision=fp32 or optimizer.clip_norm=1, or lower optimizer.generator_lr",
+    ),
+    "starving": Ailment(
+        Rule(start=0.3, end=0.2, points=5, grace=0),
+        "training waits for data",
+        "{value:.0%} of the time",
+        "set data.cache=on, raise data.num_workers, or store smaller pictures",
+    ),
 }
+"""Alarms by name, without side."""
+
+_NO_GRID_KNOB = "lower optimizer.generator_lr, or raise ema.decay"  # where the upsampling is resize already
 
 
 @dataclass(frozen=True)
@@ -80,20 +122,6 @@ class Change:
     line: str
 
 
-@dataclass
-class _Point:
-    """A running mean of a scalar over log points."""
-
-    value: float = 0.0
-    num: int = 0
-    step: int = 0
-
-    def add(self, step: int, value: float) -> float:
-        self.value += share_of_newest(self.num, step - self.step) * (value - self.value)
-        self.num, self.step = self.num + 1, step
-        return self.value
-
-
 class Doctor:
     """Looks at batches now and then, judges at log points.
 
@@ -108,8 +136,8 @@ class Doctor:
         self._upsample = upsample
         self._names = {"a": names[0], "b": names[1]}
         self._looks = RunningMean()
-        self._num_bad = 0
-        self._means: dict[str, _Point] = {}
+        self._num_bad = 0  # looks with values that are not finite, when last asked
+        self._means: dict[str, Smoothed] = {}
         self._levels: dict[str, Level] = {}
         self._alarms: dict[str, Alarm] = {}
         self._lines: dict[str, str] = {}
@@ -142,28 +170,23 @@ class Doctor:
         Returns:
             Scalars "doctor_<measure>_<side>", and the alarms that started or ended.
         """
+        scalars: dict[str, float] = {}
+        statistics, num_looks, num_bad = self._looks.read()
         bad = [name for name, value in means.items() if not math.isfinite(value)]
-        statistics, num_bad = self._looks.read()
         if num_bad > self._num_bad:
             bad.append("translations")
         self._num_bad = num_bad
-        changes = self._judge(step, "non_finite", "", float(len(bad)), what=", ".join(bad))
-        scalars: dict[str, float] = {}
-        if self._looks.num >= _FEWEST_LOOKS:
+        changes = self._judge(step, "non_finite", "", len(bad), what=f": {', '.join(bad)}" if bad else "")
+        if num_looks >= FEWEST:
             for direction in (each for each in _DIRECTIONS if f"light_{each}" in statistics):
                 changes += self._judge_direction(step, direction, statistics, scalars)
         for side in "ab":
-            accuracy = means.get(f"accuracy_{side}")
-            if accuracy is not None and math.isfinite(accuracy):
-                value = scalars[f"doctor_accuracy_{side}"] = self._mean(f"accuracy_{side}", step, accuracy)
-                changes += self._judge(step, "discriminator_wins", side, value)
-                changes += self._judge(step, "discriminator_blind", side, value)
-        wait = means.get("data_wait")
-        if wait is not None and math.isfinite(wait):
-            value = scalars["doctor_waiting"] = self._mean("waiting", step, wait)
-            changes += self._judge(step, "starving", "", value)
+            changes += self._judge_discriminator(step, side, means, scalars)
         changes += self._judge_surges(step, means, scalars)
-        return scalars, changes
+        wait = self._smooth("data_wait", step, means)
+        if wait is not None:
+            scalars["doctor_data_wait"] = wait
+        return scalars, changes + self._judge(step, "starving", "", wait)
 
     def _judge_direction(
         self, step: int, direction: str, statistics: Mapping[str, Tensor], scalars: dict[str, float]
@@ -183,10 +206,31 @@ class Doctor:
                 scalars[f"doctor_{measure}_{direction}"] = value
         return changes
 
+    def _judge_discriminator(
+        self, step: int, side: str, means: Mapping[str, float], scalars: dict[str, float]
+    ) -> list[Change]:
+        """How often the discriminator of a domain is right; methods without a boundary between scores do not say."""
+        accuracy = self._smooth(f"accuracy_{side}", step, means)
+        real, fake = (self._smooth(f"score_{kind}_{side}", step, means) for kind in ("real", "fake"))
+        if accuracy is None:
+            return []
+        scalars[f"doctor_accuracy_{side}"] = accuracy
+        # One that rates all images below the boundary, real ones less so, is not blind: half of their distance counts.
+        told_apart = accuracy if real is None or fake is None else max(accuracy, 0.5 + (real - fake) / 2)
+        return [
+            *self._judge(step, "discriminator_wins", side, accuracy),
+            *self._judge(step, "discriminator_blind", side, told_apart),
+        ]
+
+    def _smooth(self, name: str, step: int, means: Mapping[str, float]) -> float | None:
+        """Running mean of a scalar of the row; None where it is absent or not finite."""
+        value = means.get(name, math.nan)
+        return self._means.setdefault(name, Smoothed()).add(step, value) if math.isfinite(value) else None
+
     def _judge_surges(self, step: int, means: Mapping[str, float], scalars: dict[str, float]) -> list[Change]:
         """Losses and gradients against their own levels."""
-        losses = [abs(value) for name, value in means.items() if _is_loss(name)]
         signals = {name: value for name, value in means.items() if name.startswith("grad_norm_")}
+        losses = [abs(value) for name, value in means.items() if _is_loss(name)]
         if losses:
             signals["losses"] = sum(losses)
         times = {
@@ -196,12 +240,13 @@ class Doctor:
         }
         if not times:
             return []
-        # The norm is that of a single step and wanders more than the losses, which are means over many.
-        weighed = {name: value if name == "losses" else value / 4 for name, value in times.items()}
-        what = max(weighed, key=lambda name: weighed[name])
         for name, value in times.items():
             scalars[f"doctor_surge_{name.removeprefix('grad_norm_')}"] = value
-        return self._judge(step, "exploding", "", weighed[what], what=what, shown=times[what])
+        # Norms are of single steps and wander more than losses, which are means over many.
+        weighed = {name: value if name == "losses" else value / _NORMS_WANDER for name, value in times.items()}
+        worst = max(weighed, key=lambda name: weighed[name])
+        what = "losses" if worst == "losses" else f"gradients of {worst.removeprefix('grad_norm_')}"
+        return self._judge(step, "exploding", "", weighed[worst], what=what, shown=times[worst])
 
     def judged(self, step: int, scores: Mapping[str, float]) -> list[Change]:
         """Judge an evaluation by its flat scores, such as memorisation_ab."""
@@ -212,34 +257,32 @@ class Doctor:
                 changes += self._judge(step, "memorisation", direction, value)
         return changes
 
-    def _mean(self, name: str, step: int, value: float) -> float:
-        return self._means.setdefault(name, _Point()).add(step, value)
-
     def _judge(
         self, step: int, kind: str, side: str, value: float | None, *, what: str = "", shown: float | None = None
     ) -> list[Change]:
-        """Hand a value to its alarm; what is said if that started or ended."""
-        name = f"{kind}_{side}" if side else kind
-        alarm = self._alarms.setdefault(name, Alarm(RULES[kind]))
-        before = alarm.since
+        """Hand a value to its alarm; what is said if that started or ended. `shown` stands in for it in the words."""
+        name, ailment = f"{kind}_{side}" if side else kind, AILMENTS[kind]
+        alarm = self._alarms.setdefault(name, Alarm(ailment.rule))
+        began = alarm.since
         if not alarm.update(step, value):
             return []
+        source, target = side[:1], side[-1:]
         words = {
             "value": value if shown is None else shown,
             "what": what,
-            "x": side[:1],
-            "y": side[-1:],
-            "source": self._names.get(side[:1], ""),
-            "target": self._names.get(side[-1:], ""),
+            "x": source,
+            "y": target,
+            "source": self._names.get(source, ""),
+            "target": self._names.get(target, ""),
         }
-        seen = SEEN[kind].format(**words)
+        figure = ailment.figure.format(**words)
         if alarm.since is None:
             self._lines.pop(name, None)
-            ended = seen if kind != "non_finite" else "all finite again"
-            return [Change(name, False, f"{name} is over, it began at step {before}; now {ended}")]
-        knob = KNOBS.get(f"{kind}_{self._upsample}", KNOBS[kind]).format(**words)
-        self._lines[name] = f"{name}: {seen}, since step {alarm.since}; {knob}"
-        return [Change(name, True, self._lines[name])]
+            return [Change(name, False, f"{name} is over: {figure} (it began at step {began})")]
+        knob = _NO_GRID_KNOB if kind == "checkerboard" and self._upsample == "resize" else ailment.knob
+        line = f"{name}: {ailment.seen.format(**words)} ({figure}, since step {alarm.since}): {knob.format(**words)}"
+        self._lines[name] = line
+        return [Change(name, True, line)]
 
     def state_dict(self) -> dict[str, Any]:
         """Plain values and tensors on the processor: a resumed run judges as an uninterrupted one would."""
@@ -256,15 +299,15 @@ class Doctor:
         """Go on from `state_dict`."""
         self._looks.load_state_dict(state["looks"])
         self._num_bad = state["num_bad"]
-        self._means = {name: _Point(*values) for name, values in state["means"].items()}
+        self._means = {name: Smoothed(*values) for name, values in state["means"].items()}
         self._levels = {name: Level(*values) for name, values in state["levels"].items()}
-        self._alarms = {name: Alarm(_rule(name), *values) for name, values in state["alarms"].items()}
+        self._alarms = {name: Alarm(_ailment(name).rule, *values) for name, values in state["alarms"].items()}
         self._lines = dict(state["lines"])
 
 
-def _rule(name: str) -> Rule:
-    """The rule of an alarm by its name with side."""
-    return RULES[name] if name in RULES else RULES[name.rpartition("_")[0]]
+def _ailment(name: str) -> Ailment:
+    """What an alarm is over, by its name with side."""
+    return AILMENTS[name] if name in AILMENTS else AILMENTS[name.rpartition("_")[0]]
 
 
 def _is_loss(name: str) -> bool:

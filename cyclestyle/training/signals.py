@@ -10,63 +10,76 @@ import torch
 from torch import Tensor
 
 _TIMESCALE = 100  # steps over which running means forget
-_FEWEST = 10  # looks that a running mean rests on, however far apart
+FEWEST = 10
+"""Looks or log points that a running mean or level rests on, however far apart they are."""
 _LEVEL_POINTS = 50  # log points over which a level forgets
 
 
-def share_of_newest(num_before: int, num_steps: int) -> float:
-    """Weight of a new value in a running mean: the plain mean at first, then forgetting over `_TIMESCALE` steps.
+def forgetting(num_steps: int) -> float:
+    """Weight of a new value in a running mean.
 
     Args:
-        num_before: values taken before.
-        num_steps: since the last of these.
+        num_steps: since the value before.
     """
-    forgetting = min(1 - math.exp(-num_steps / _TIMESCALE), 1 / _FEWEST)
-    return max(forgetting, 1 / (num_before + 1))
+    return min(1 - math.exp(-num_steps / _TIMESCALE), 1 / FEWEST)
+
+
+@dataclass
+class Smoothed:
+    """Running mean of a scalar over log points: of all of them at first."""
+
+    value: float = 0.0
+    num: int = 0
+    step: int = 0
+
+    def add(self, step: int, value: float) -> float:
+        """Take a value in; the mean."""
+        self.num += 1
+        self.value += max(forgetting(step - self.step), 1 / self.num) * (value - self.value)
+        self.step = step
+        return self.value
 
 
 class RunningMean:
-    """Running mean over steps of named statistics, which stay on their device until they are read.
+    """Running mean of named statistics over looks; they stay on their device until they are read.
 
     A look with a value that is not finite is left out and counted.
     """
 
     def __init__(self) -> None:
-        self.num = 0
         self._step = 0
         self._layout: dict[str, int] = {}  # name -> number of values
-        self._values: Tensor | None = None  # the mean of each value, then the number of looks that were left out
+        # Weighted sums of all values, then the sum of weights, the number of looks and that of those left out.
+        self._sums: Tensor | None = None
 
     def add(self, step: int, statistics: dict[str, Tensor]) -> None:
         """Take flat tensors in; nothing waits for the device."""
-        newest = torch.cat(list(statistics.values()))
         layout = {name: len(values) for name, values in statistics.items()}
-        if layout != self._layout or self._values is None:  # the first look, or images of another size after a resume
-            self._layout, self._values, self.num = layout, newest.new_zeros(len(newest) + 1), 0
-        self._values = self._values.to(newest.device)
+        newest = torch.cat([*statistics.values(), next(iter(statistics.values())).new_ones(1)])
+        if layout != self._layout or self._sums is None:
+            self._layout, self._sums = layout, newest.new_zeros(len(newest) + 2)
+        sums = self._sums.to(newest.device)
         is_good = newest.isfinite().all()
-        weight = share_of_newest(self.num, step - self._step)
-        mean = torch.where(is_good, self._values[:-1].lerp(newest, weight), self._values[:-1])
-        self._values = torch.cat([mean, self._values[-1:] + (~is_good).float()])
-        self.num += 1
+        means = torch.where(is_good, sums[:-2].lerp(newest, forgetting(step - self._step)), sums[:-2])
+        self._sums = torch.cat([means, sums[-2:] + torch.stack([is_good, ~is_good])])
         self._step = step
 
-    def read(self) -> tuple[dict[str, Tensor], int]:
-        """The means on the processor (one transfer) and the number of looks that were left out since the start."""
-        if self._values is None:
-            return {}, 0
-        values = self._values.cpu()
-        return dict(zip(self._layout, values[:-1].split(list(self._layout.values())), strict=True)), int(values[-1])
+    def read(self) -> tuple[dict[str, Tensor], int, int]:
+        """The means on the processor (one transfer), the number of looks behind them, and that of those left out."""
+        if self._sums is None:
+            return {}, 0, 0
+        *_, weight, num, num_bad = sums = self._sums.cpu()
+        means = (sums[:-3] / weight).split(list(self._layout.values()))
+        return dict(zip(self._layout, means, strict=True)), int(num), int(num_bad)
 
     def state_dict(self) -> dict[str, Any]:
         """Plain values and a tensor on the processor."""
-        values = None if self._values is None else self._values.cpu().clone()
-        return {"num": self.num, "step": self._step, "layout": dict(self._layout), "values": values}
+        sums = None if self._sums is None else self._sums.cpu().clone()
+        return {"step": self._step, "layout": dict(self._layout), "sums": sums}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from `state_dict`."""
-        self.num, self._step = state["num"], state["step"]
-        self._layout, self._values = dict(state["layout"]), state["values"]
+        self._step, self._layout, self._sums = state["step"], dict(state["layout"]), state["sums"]
 
 
 @dataclass
@@ -79,7 +92,7 @@ class Level:
     def surge(self, value: float) -> float:
         """How many times its level the signal is now, and take it in; 1 until there is a level."""
         log = math.log(max(abs(value), 1e-12))
-        times = math.exp(min(log - self.mean_log, 100.0)) if self.num >= _FEWEST else 1.0
+        times = math.exp(min(log - self.mean_log, 100.0)) if self.num >= FEWEST else 1.0
         self.num += 1
         self.mean_log += (log - self.mean_log) / min(self.num, _LEVEL_POINTS)
         return times
