@@ -56,6 +56,13 @@ def test_scores_of_both_directions_are_their_mean(tmp_path: Path) -> None:
     assert score_of(swd.newest, "ab") is None  # there is a swd_16_ab, no swd_ab
 
 
+def test_of_a_step_that_was_judged_again_the_last_row_counts(tmp_path: Path) -> None:
+    rows = [evaluation(10, 0.3), evaluation(20, 0.2), evaluation(10, 0.1)]
+    run = read_run(make_run(tmp_path / "run", evaluations=rows, checkpoints=[10], best=10))
+    assert run.best is not None
+    assert score_of(run.best, "ab") == ("kid_ab", 0.1)
+
+
 def test_alarms_are_those_of_the_newest_row_of_the_training(tmp_path: Path) -> None:
     """Evaluations write rows of their own, which know nothing of alarms; an alarm that has ended is not active."""
     ringing = row(20, alarms={"starving": "line"})
