@@ -80,7 +80,11 @@ class GaussianStatistics:
         if self._scatter is None:
             rows = torch.cat(self._rows)
             return (rows - rows.mean(dim=0)) / math.sqrt(self.count - 1)  # count x D
-        values, vectors = torch.linalg.eigh(self._scatter / (self.count - 1))
+        covariance = self._scatter / (self.count - 1)
+        lower, failed = torch.linalg.cholesky_ex(covariance)  # a tenth of the time of eigenvectors
+        if not failed:
+            return lower.T  # D x D
+        values, vectors = torch.linalg.eigh(covariance)  # features that never vary, or together: no full rank
         return values.clamp(min=0.0).sqrt()[:, None] * vectors.T  # D x D
 
     def _need_two(self) -> None:

@@ -214,9 +214,9 @@ def test_values_that_are_not_finite_show(score: object) -> None:
 
 def test_errors() -> None:
     x = pictures(2)
-    with pytest.raises(DataError, match="SSIM of pictures of 31 x 10 px .* at least 11 px"):
+    with pytest.raises(DataError, match=r"SSIM of pictures of 31 x 10 px .* at least 11 px"):
         ssim(x[:, :, :10], x[:, :, :10])
-    with pytest.raises(DataError, match="edges of pictures of 31 x 7 px .* at least 8 px"):
+    with pytest.raises(DataError, match=r"edges of pictures of 31 x 7 px .* at least 8 px"):
         edge_correlation(x[:, :, :7], x[:, :, :7])
     with pytest.raises(DataError, match="at least 2 pictures, got 1"):
         diversity(x, x[:1])

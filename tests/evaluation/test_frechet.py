@@ -86,11 +86,26 @@ def test_small_matrices_give_what_covariances_give() -> None:
     assert frechet_distance(statistics(x), folded_y) == pytest.approx(by_covariances, rel=1e-7)
 
 
+def test_features_that_never_vary_or_vary_together() -> None:
+    """More images than features, but covariances without full rank."""
+    x, y = correlated(90, 12, seed=1), correlated(70, 12, seed=2, offset=0.1)
+    expected = frechet_distance_of(x, y)
+    dead_x, dead_y = (torch.cat([v, torch.ones(len(v), 3)], dim=1) for v in (x, y))
+    assert frechet_distance_of(dead_x, dead_y) == pytest.approx(expected, rel=1e-7)
+    # Turned into more dimensions, distances stay.
+    turn, _ = torch.linalg.qr(torch.randn(20, 12, dtype=torch.float64))
+    turned = statistics(x @ turn.T)
+    assert torch.linalg.matrix_rank(turned.covariance) == 12
+    assert torch.allclose(turned.factor().T @ turned.factor(), turned.covariance, atol=1e-14)
+    assert frechet_distance(turned, statistics(y @ turn.T)) == pytest.approx(expected, rel=1e-6)
+
+
 def test_few_images_make_no_square_matrix(monkeypatch: pytest.MonkeyPatch) -> None:
     def forbidden(*_: object) -> Tensor:
         raise AssertionError("a D x D matrix was asked for")
 
     monkeypatch.setattr(torch.linalg, "eigh", forbidden)
+    monkeypatch.setattr(torch.linalg, "cholesky_ex", forbidden)
     monkeypatch.setattr(GaussianStatistics, "_fold", forbidden)
     # Their covariances would take 80 GB each.
     x, y = torch.randn(6, 100_000), torch.randn(5, 100_000)

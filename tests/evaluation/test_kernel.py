@@ -1,4 +1,4 @@
-"""The kernel distance: by hand, against moments and torch-fidelity; its errors against naive jackknife and real spread."""
+"""The kernel distance by hand, against moments and torch-fidelity; its errors against naive jackknife and spread."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from cyclestyle.errors import DataError
-from cyclestyle.evaluation.sliced import _enlarge, _wasserstein, laplacian_pyramid, sliced_wasserstein
+from cyclestyle.evaluation.sliced import _enlarge, _patches, _wasserstein, laplacian_pyramid, sliced_wasserstein
 
 
 def textures(num: int, size: int = 64, *, seed: int, width: int | None = None) -> Tensor:
@@ -64,7 +64,7 @@ def test_pyramid_gives_the_pictures_back_and_nothing_for_flat_ones() -> None:
 
 
 def test_one_dimension_by_hand() -> None:
-    """Pictures of one value each and patches of one pixel: projections are the values themselves, or their negatives."""
+    """Pictures of one value each, patches of one pixel: projections are the values themselves, or their negatives."""
     x = torch.tensor([-0.5, 0.5])
     y = torch.tensor([0.0, 0.0, 0.6])
     # Normalised: x is -1, 1; y has mean 0.2 and standard deviation sqrt(0.08): -0.7071, -0.7071, 1.4142.
@@ -97,10 +97,23 @@ def test_quantiles_of_unequal_numbers(sizes: tuple[int, int]) -> None:
     stats = pytest.importorskip("scipy.stats", reason="scipy's distance is the reference")
     random = np.random.default_rng(1)
     x, y = random.normal(size=(3, sizes[0])), random.normal(1.0, 2.0, size=(3, sizes[1]))
-    exact = max(sizes) % min(sizes) == 0
     for ours, row_x, row_y in zip(_wasserstein(x.copy(), y.copy()), x, y, strict=True):
-        # In between, each of the n values of the larger side stands for 1/n of the other's quantiles.
-        assert ours == pytest.approx(stats.wasserstein_distance(row_x, row_y), rel=1e-9 if exact else 2.0 / min(sizes))
+        assert ours == pytest.approx(stats.wasserstein_distance(row_x, row_y), rel=1e-9)
+
+
+def test_patches_are_squares_of_neighbours() -> None:
+    """Pictures that hold their own coordinates: each patch is a 7 x 7 grid of one picture, all places are reached."""
+    rows, columns = torch.meshgrid(torch.arange(16.0), torch.arange(19.0), indexing="ij")
+    images = torch.stack([torch.stack([rows, columns, torch.full_like(rows, number)]) for number in range(5)])
+    places = torch.rand(2, 5, 2000, generator=torch.Generator().manual_seed(2))
+    patches = _patches(images, places, 7)  # (5 * 2000) x 3 x 49
+    assert patches.shape == (10_000, 3, 49)
+    inside = torch.arange(49)
+    assert torch.equal(patches[:, 0], patches[:, 0, :1] + inside // 7)
+    assert torch.equal(patches[:, 1], patches[:, 1, :1] + inside % 7)
+    assert torch.equal(patches[:, 2], torch.arange(5.0).repeat_interleave(2000)[:, None].expand(-1, 49))
+    assert patches[:, 0, 0].unique().tolist() == list(range(16 - 6))
+    assert patches[:, 1, 0].unique().tolist() == list(range(19 - 6))
 
 
 def test_identity_and_symmetry() -> None:
@@ -214,7 +227,7 @@ def test_errors() -> None:
     x = torch.zeros(2, 3, 32, 40)
     with pytest.raises(DataError, match="needs 16 px on the shorter side of the coarsest, got 15"):
         sliced_wasserstein(x[:, :, :15], x[:, :, :15])
-    with pytest.raises(DataError, match="over 3 level.* got 8 .pictures of 32"):
+    with pytest.raises(DataError, match=r"over 3 level.* got 8 .pictures of 32"):
         sliced_wasserstein(x, x, num_levels=3)
     with pytest.raises(DataError, match="equal channels, got 3 and 1"):
         sliced_wasserstein(x, x[:, :1])
