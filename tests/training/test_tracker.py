@@ -371,6 +371,7 @@ def test_runs_are_sorted_by_score_on_the_hparams_page_and_the_last_call_wins(tmp
     unchanged = {"optimizer.generator_lr": 0.5, "optimizer.betas": "[0.5, 0.999]", "generator.name": "resnet",
                  "data.augment": "[]"}  # fmt: skip
     assert runs[0][1] == unchanged | {"train.steps": 20.0, "discriminator.spectral_norm": True}
+    assert runs[0][1]["discriminator.spectral_norm"] is True, "a switch, not the number 1"
     assert runs[1][1] == unchanged | {"train.steps": 10.0, "discriminator.spectral_norm": False}
     assert {column.name for column in columns.hparam_infos} == set(runs[0][1])
     # Those that differ are shown at first, and five scores.
