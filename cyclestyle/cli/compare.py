@@ -51,8 +51,12 @@ def run(args: argparse.Namespace) -> int:
     differences = compare.config_differences(columns)
     if not args.json:
         _print_tables(columns, found, differences)
-    warnings = [line for which, rows in found.items() for line in compare.not_comparable(columns, which, rows)]
-    notes = [line for which, rows in found.items() for line in compare.within_noise(columns, which, rows)]
+    warnings: list[str] = []
+    notes: list[str] = []
+    for which, rows in found.items():
+        differently = compare.not_comparable(columns, which, rows)
+        warnings += differently
+        notes += [] if differently else compare.within_noise(columns, which, rows)
     for line in (*skipped, *warnings):
         logger.warning("%s", line)
     for line in notes:

@@ -141,6 +141,19 @@ def test_compare_as_json(folder: Path, tmp_path: Path, capsys: pytest.CaptureFix
     assert Path(found["sheet"]).parent == tmp_path / "out"
 
 
+@pytest.mark.parametrize("size", [160, 96])
+def test_noise_is_spoken_of_only_where_scores_compare(
+    size: int, tmp_path: Path, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    paths = [
+        drawable(tmp_path / name, tmp_path / "pictures", evaluations=[evaluation(20, kid, size=each)])
+        for name, kid, each in (("a", 0.1, 160), ("b", 0.1001, size))
+    ]
+    assert main.main(["compare", *map(str, paths)]) == 0
+    printed = capsys.readouterr().err
+    assert ("within noise" in printed, "not comparable" in printed) == (size == 160, size == 96)
+
+
 def test_a_run_that_is_left_out_changes_the_exit_code(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     first, second = str(folder / "first"), str(folder / "second")
     other = str(make_run(folder / "other", settings={"data.b.name": "vangogh"}))
