@@ -133,7 +133,7 @@ def not_comparable(columns: Sequence[Column], which: str, found: Sequence[Evalua
         "domains differ": {column.label: f"{column.source} -> {column.target}" for column, _, _ in rows},
         "test pictures differ": {column.label: _pictures(about) for column, _, about in rows if about.files},
     }
-    lines = []
+    lines: list[str] = []
     for what, by_run in values.items():
         is_said = what == "test pictures differ" and any("translated pictures differ" in line for line in lines)
         if len(set(by_run.values())) > 1 and not is_said:
