@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -120,14 +120,13 @@ class Evaluator:
         self.size = size
         self._perceptual = perceptual
         self._cache = cache
-        self._known: dict[tuple[int, str], Tensor] = {}
+        self._known: dict[int, Tensor] = {}
 
-    def features_of(self, side: Pictures, which: Literal["sources", "references", "training"]) -> Tensor:
-        """N x D of the pictures of a side, which never change; computed once."""
-        key = (id(side), which)  # sides live as long as this does
+    def features_of(self, pictures: Sequence[Fixed]) -> Tensor:
+        """N x D of pictures that one of the sides has; computed once, also where two sides share them."""
+        key = id(pictures)  # sides live as long as this does
         if key not in self._known:
-            pixels = [picture.pixels for picture in getattr(side, which)]
-            self._known[key] = cached_features(self.extractor, pixels, cache=self._cache)
+            self._known[key] = cached_features(self.extractor, [each.pixels for each in pictures], cache=self._cache)
         return self._known[key]
 
     def evaluate(self, step: int, translate: Translate) -> Evaluation:
@@ -160,10 +159,10 @@ class Evaluator:
             outputs: H x W x C each, uint8 or uint16; in the order of `side.sources` where there are any.
         """
         features = cached_features(self.extractor, list(outputs))
-        references = self.features_of(side, "references")
+        references = self.features_of(side.references)
         scores = nearness(features, references)
         if side.sources:
-            scores["kid_untranslated"] = kernel_distance(self.features_of(side, "sources"), references)
+            scores["kid_untranslated"] = kernel_distance(self.features_of(side.sources), references)
         scores |= _patches(outputs, [picture.pixels for picture in side.references])
         pictures: list[dict[str, Any]] = [{"file": str(picture.path)} for picture in side.sources]
         if side.sources:
@@ -174,7 +173,7 @@ class Evaluator:
                     picture[name] = value
             scores["diversity"] = _diversity(side, outputs)
         if side.training:
-            training = self.features_of(side, "training")
+            training = self.features_of(side.training)
             scores["memorisation"] = memorisation(features, references, training)
             distances, indices = nearest(features, training)
             for picture, distance, index in zip(pictures, distances.tolist(), indices.tolist(), strict=False):

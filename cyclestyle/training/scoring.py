@@ -62,51 +62,38 @@ def build_evaluator(
     if size < _SMALLEST:
         logger.warning("nothing is scored: pictures of %d px are too small (data.load_size)", size)
         return None
+    tests = [load_fixed(domain.test_files or domain.train_files, data, config.num_images, size) for domain in folders]
+    # Without unseen pictures of a domain there is nothing to measure copying by.
+    training = [load_fixed(domain.train_files, data, _NUM_TRAINING, size) if domain.test else [] for domain in folders]
     sides = []
     for direction in directions:
-        source, target = (folders["ab".index(letter)] for letter in direction)
-        pictures = _pictures(direction, source, target, data, size=size, num_images=config.num_images)
-        if min(len(pictures.sources), len(pictures.references)) < 2:
-            logger.warning(
-                "%s to %s is not scored: it takes 2 test pictures of each (data.a.test, data.b.test)",
-                source.name, target.name,
-            )  # fmt: skip
+        source, target = ("ab".index(letter) for letter in direction)
+        names = f"{folders[source].name} to {folders[target].name}"
+        if min(len(tests[source]), len(tests[target])) < 2:
+            logger.warning("%s is not scored: it takes 2 test pictures of each (data.a.test, data.b.test)", names)
             continue
-        sides.append(pictures)
+        for domain in (folders[source], folders[target]):
+            if domain.test is None:
+                logger.warning(
+                    "%s has no test pictures: %s is scored on training pictures, which flatters it "
+                    "(data.a.test, data.b.test)", domain.name, names,
+                )  # fmt: skip
+        sides.append(
+            Pictures(
+                direction=direction,
+                source=folders[source].name,
+                target=folders[target].name,
+                sources=tests[source],
+                references=tests[target],
+                training=training[target],
+                truths=_truths(tests[source], folders[source], data, size),
+                reference_folder=str(folders[target].test or folders[target].train),
+            )
+        )
     if not sides:
         return None
-    return Evaluator(
-        sides,
-        extractor,
-        size=size,
-        perceptual=build_lpips(device) if data.channels == 3 else None,
-        cache=FeatureCache(default_cache_folder()),
-    )
-
-
-def _pictures(
-    direction: str, source: DomainFolders, target: DomainFolders, data: DataConfig, *, size: int, num_images: int
-) -> Pictures:
-    sources = load_fixed(source.test_files or source.train_files, data, num_images, size)
-    references = load_fixed(target.test_files or target.train_files, data, num_images, size)
-    for domain in (source, target):
-        if not domain.test_files:
-            logger.warning(
-                "%s has no test pictures: %s to %s is scored on training pictures, which flatters it "
-                "(data.a.test, data.b.test)", domain.name, source.name, target.name,
-            )  # fmt: skip
-    # Without unseen pictures of the target there is nothing to measure copying by.
-    training = load_fixed(target.train_files, data, _NUM_TRAINING, size) if target.test_files else []
-    return Pictures(
-        direction=direction,
-        source=source.name,
-        target=target.name,
-        sources=sources,
-        references=references,
-        training=training,
-        truths=_truths(sources, source, data, size),
-        reference_folder=str(target.test or target.train),
-    )
+    perceptual = build_lpips(device) if data.channels == 3 else None
+    return Evaluator(sides, extractor, size=size, perceptual=perceptual, cache=FeatureCache(default_cache_folder()))
 
 
 def _truths(sources: Sequence[Fixed], source: DomainFolders, data: DataConfig, size: int) -> list[np.ndarray] | None:

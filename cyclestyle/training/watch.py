@@ -146,6 +146,6 @@ def _best(config: EvaluateConfig, evaluator: Evaluator) -> Best:
     key = f"{evaluator.extractor.fingerprint} {evaluator.size} px {pictures}"
 
     def references(direction: str) -> Tensor:
-        return evaluator.features_of(sides[direction], "references")
+        return evaluator.features_of(sides[direction].references)
 
     return Best(config, list(sides), references, key)

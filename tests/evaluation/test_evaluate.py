@@ -97,6 +97,11 @@ def test_pictures_that_stay_are_looked_at_once() -> None:
     assert eye.num_seen == 9 + 9 + 7 + 5
     evaluator.evaluate(1, invert)
     assert eye.num_seen == 9 + 9 + 7 + 5 + 9
+    there = side(training=())
+    back = side(direction="ba", sources=there.references, references=there.sources, training=())
+    eye = Colors()
+    Evaluator([there, back], eye, size=24).evaluate(0, invert)
+    assert eye.num_seen == 9 + 7 + 9 + 7  # translations of both sides, and what they share
 
 
 def test_both_directions_and_without_training_pictures() -> None:

@@ -1,0 +1,76 @@
+"""What scoring and the doctor cost a run: their seconds as a share of all its seconds.
+
+    python benchmarks/watching.py [--config configs/quickstart.yaml] [key=value ...]
+
+Trains that run from its start in a temporary folder, with a stopwatch around each part, and prints a table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cyclestyle
+from cyclestyle.config.loading import load_config
+from cyclestyle.training import run as training
+from cyclestyle.training.doctor import Doctor
+from cyclestyle.training.trainer import Trainer
+from cyclestyle.training.watch import Watch
+
+PARTS: tuple[tuple[str, Any, str], ...] = (
+    ("quick look at training pictures", training, "_look_at_pictures"),
+    ("reading test pictures", training, "build_evaluator"),
+    ("evaluations", Watch, "evaluate"),
+    ("doctor: looks", Watch, "look"),
+    ("doctor: judging", Doctor, "log"),
+    ("(sample grids)", Trainer, "_draw_samples"),
+    ("(checkpoints)", Trainer, "save"),
+)
+"""What is timed; those in brackets are no part of watching, and stand there to compare."""
+
+
+def main() -> None:
+    """Train, then print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", type=Path, default=Path("configs/quickstart.yaml"))
+    parser.add_argument("settings", nargs="*", metavar="key=value")
+    args = parser.parse_args()
+    seconds: dict[str, list[float]] = defaultdict(list)
+    for name, owner, attribute in PARTS:
+        setattr(owner, attribute, timed(getattr(owner, attribute), seconds[name]))
+    with tempfile.TemporaryDirectory() as folder:
+        config = load_config(args.config, [*args.settings, f"output_dir={folder}"])
+        started = time.perf_counter()
+        cyclestyle.train(config)
+        total = time.perf_counter() - started
+    print(f"\n{total:.1f} s in all, {config.train.steps} steps")
+    print(f"{'':34}{'times':>8}{'seconds':>10}{'each ms':>10}{'share':>8}")
+    watching = 0.0
+    for name, _, _ in PARTS:
+        took = sum(seconds[name])
+        watching += 0.0 if name.startswith("(") else took
+        each = 1000 * took / max(len(seconds[name]), 1)
+        print(f"{name:34}{len(seconds[name]):8d}{took:10.2f}{each:10.1f}{took / total:8.2%}")
+    print(f"{'watching':34}{'':8}{watching:10.2f}{'':10}{watching / total:8.2%}")
+
+
+def timed(function: Callable[..., Any], seconds: list[float]) -> Callable[..., Any]:
+    """The function with a stopwatch."""
+
+    def run(*args: Any, **more: Any) -> Any:
+        started = time.perf_counter()
+        try:
+            return function(*args, **more)
+        finally:
+            seconds.append(time.perf_counter() - started)
+
+    return run
+
+
+if __name__ == "__main__":
+    main()
