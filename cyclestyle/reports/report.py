@@ -76,7 +76,7 @@ def render(run: Run, now: float | None = None) -> str:
         page={
             "films": [_film_data(run, film) for film in shown],
             "charts": [chart for group in groups for chart in group["charts"]],
-            "alarms": [[alarm.start, alarm.end, verdict.alarm_title(alarm.name, run.names)] for alarm in run.alarms],
+            "alarms": sections.shaded(run),
             "best": run.best_step,
         },
     )

@@ -162,6 +162,21 @@ def _bar(run: Run, alarm: Alarm) -> dict[str, float]:
     return {"left": round(low, 2), "width": round(max(0.6, high - low), 2)}
 
 
+def shaded(run: Run) -> list[tuple[int, int | None, str]]:
+    """Where charts are shaded: (first step, last step or None, which alarms); what is next to each other is one."""
+    gap = run.step / 250  # nearer than a screen can show
+    spans: list[tuple[int, int | None, list[str]]] = []
+    for alarm in sorted(run.alarms, key=lambda alarm: alarm.start):
+        title = verdict.alarm_title(alarm.name, run.names)
+        start, end, titles = spans[-1] if spans else (0, 0, [])
+        if spans and (end is None or alarm.start <= end + gap):
+            longest = None if end is None or alarm.end is None else max(end, alarm.end)
+            spans[-1] = (start, longest, titles if title in titles else [*titles, title])
+        else:
+            spans.append((alarm.start, alarm.end, [title]))
+    return [(start, end, "; ".join(titles)) for start, end, titles in spans]
+
+
 _OPTION = re.compile(r"(?<![\w.])(" + "|".join(map(re.escape, keys.options_of())) + r")(=[\w.]*\w)?(?![\w])")
 
 

@@ -73,7 +73,7 @@ def _poor(run: Run, newest: EvaluationRow, score: float) -> Verdict | None:
         return Verdict(
             "watch",
             "The translations keep too little of their sources.",
-            f"Luminance correlation is {value(content)}, wanted are {least:g}; raise method.weights.cycle_a and cycle_b "
+            f"Luminance correlation is {value(content)}, wanted {least:g}; raise method.weights.cycle_a and cycle_b "
             "or identity_a and identity_b.",
         )
     doing_nothing = _untranslated(run, newest)
