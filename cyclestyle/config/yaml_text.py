@@ -46,12 +46,15 @@ for _tag, _pattern, _first in _CORE_SCALARS:
 
 def read_yaml(text: str, source: str) -> tuple[Any, dict[str, int]]:
     """The plain data in `text` and the line (from 1) of each dotted key; `source` names the text in errors."""
-    loader = _Loader(text)
     try:
-        node = loader.get_single_node()
-        lines: dict[str, int] = {}
-        _note_lines(node, "", lines, source)
-        return (None if node is None else loader.construct_document(node)), lines
+        loader = _Loader(text)  # looks for forbidden characters already
+        try:
+            node = loader.get_single_node()
+            lines: dict[str, int] = {}
+            _note_lines(node, "", lines, source)
+            return (None if node is None else loader.construct_document(node)), lines
+        finally:
+            loader.dispose()
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         place = f"{source}, line {mark.line + 1}" if mark else source
@@ -60,8 +63,6 @@ def read_yaml(text: str, source: str) -> tuple[Any, dict[str, int]]:
         raise ConfigError(f"{source}: no valid YAML: {str(error).splitlines()[0]}") from error
     except RecursionError as error:
         raise ConfigError(f"{source}: nested too deeply, or an alias (*) that contains itself") from error
-    finally:
-        loader.dispose()
 
 
 def read_yaml_file(path: Path) -> tuple[dict[str, Any], dict[str, int]]:

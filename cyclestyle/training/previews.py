@@ -61,11 +61,14 @@ class Previews:
 
     def __init__(
         self,
-        fixed_a: Sequence[tuple[str, np.ndarray] | np.ndarray],
-        fixed_b: Sequence[tuple[str, np.ndarray] | np.ndarray],
+        fixed_a: Sequence[tuple[str, np.ndarray]],
+        fixed_b: Sequence[tuple[str, np.ndarray]],
         names: tuple[str, str],
     ) -> None:
-        self._fixed = {"a": _labelled(fixed_a), "b": _labelled(fixed_b)}
+        self._fixed = {
+            side: [(label, to_tensor(pixels)) for label, pixels in fixed]
+            for side, fixed in (("a", fixed_a), ("b", fixed_b))
+        }
         self._names = {"a": names[0], "b": names[1]}
 
     def draw(self, generators: dict[str, nn.Module], device: torch.device, step: int = 0) -> list[Preview]:
@@ -84,11 +87,6 @@ class Previews:
             info = {"step": step, "source": source, "target": target, "titles": titles, **places}
             previews.append(Preview(f"{source}_to_{target}", pixels, info))
         return previews
-
-
-def _labelled(fixed: Sequence[tuple[str, np.ndarray] | np.ndarray]) -> list[tuple[str, Tensor]]:
-    pairs = [("", each) if isinstance(each, np.ndarray) else each for each in fixed]
-    return [(label, to_tensor(pixels)) for label, pixels in pairs]
 
 
 @torch.no_grad()

@@ -180,10 +180,11 @@ class Trainer:
 
     def _draw_samples(self) -> None:
         with self.precision.autocast(self.device):
-            grids = self.previews.draw(self.averages.generators, self.device)
+            grids = self.previews.draw(self.averages.generators, self.device, self.step)
         for grid in grids:
             self.tracker.image(f"samples/{grid.direction}", grid.pixels, self.step)
-            self.tracker.picture(self.folder.samples / f"step_{self.step:08d}_{grid.direction}.png", grid.pixels)
+            path = self.folder.samples / f"step_{self.step:08d}_{grid.direction}.png"
+            self.tracker.picture(path, grid.pixels, grid.info)
 
     def _evaluate(self) -> bool:
         """Score the averaged generators; whether they are the best so far."""

@@ -219,6 +219,7 @@ def test_files_that_are_no_config_are_refused(write: Write, tmp_path: Path) -> N
     file = write("- a\n- b\n")
     assert refusal(file=file) == f"{file}: holds a list, but a config is a mapping of keys to values (train: ...)"
     assert "holds a single value" in refusal(file=write("steps"))
+    assert "no valid YAML: " in refusal(file=write("name: a\x07b\n"))  # a control character
 
 
 @pytest.mark.parametrize(
