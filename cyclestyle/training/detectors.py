@@ -32,6 +32,7 @@ _TWICE = torch.tensor([2.0 if 1 in map(abs, point) else 1.0 for point in GRID_PO
 _FEWEST_POINTS = 3
 # Weaker grids nobody sees: half a grey level of 255, as standard deviation in [-1, 1], of one of the points above.
 _VISIBLE = 2 * 0.5 / 255
+_NO_POWER = 1e-8  # far below the visible
 _ALIKE = 0.02  # standard deviation in [-1, 1] below which pictures are all alike
 
 
@@ -45,7 +46,8 @@ def statistics(reals: Mapping[str, Tensor], fakes: Mapping[str, Tensor]) -> dict
 
     Returns:
         thumbnail_<side>, thumbnail_square_<side>: of an image, 8 x 8 x C, and squared.
-        grid_<side>: 9 x 3 powers at and beside `GRID_POINTS`; absent where images are too small.
+        grid_<side>: 9 x 3 powers at and beside `GRID_POINTS`, decibels, so that a smooth picture counts as much as one
+            full of detail; absent where images are too small.
         light_<direction>: covariance and variances of luminance of source and translation.
         change_<direction>: mean difference of both as a share of the full range.
         Sides are "a" and "b" for real images and the directions for translations.
@@ -58,7 +60,7 @@ def statistics(reals: Mapping[str, Tensor], fakes: Mapping[str, Tensor]) -> dict
         found[f"thumbnail_{side}"] = thumbnails.mean(0)
         found[f"thumbnail_square_{side}"] = thumbnails.square().mean(0)
         if min(each.shape[-2:]) >= _SMALLEST_WINDOW:
-            found[f"grid_{side}"] = grid_powers(light[side]).flatten()
+            found[f"grid_{side}"] = 10 * torch.log10(grid_powers(light[side]) + _NO_POWER).flatten()
     for direction in fakes:
         source = direction[0]
         found[f"light_{direction}"] = _light(light[source], light[direction])
@@ -149,13 +151,8 @@ def checkerboard(statistics: Mapping[str, Tensor], direction: str) -> float | No
     if f"grid_{direction}" not in statistics:
         return None
     fake, real = (statistics[f"grid_{side}"].reshape(-1, 3) for side in (direction, direction[1]))
-    contrast = _decibels(fake) - _decibels(real).clamp_min(0)
-    variance = (fake[:, 0] - fake[:, 1:].amax(1)) * 9 * _TWICE
+    beside = fake[:, 1:].amax(1)  # the stronger one of the bars: a line through a point is no peak
+    contrast = (fake[:, 0] - beside) - (real[:, 0] - real[:, 1:].amax(1)).clamp_min(0)
+    variance = (10 ** (fake[:, 0] / 10) - 10 ** (beside / 10)) * 9 * _TWICE
     seen = torch.where(variance > _VISIBLE**2, contrast, 0.0).clamp_min(0)
     return seen.topk(_FEWEST_POINTS).values.mean().item()
-
-
-def _decibels(powers: Tensor) -> Tensor:
-    """Power at a point over the stronger one of the bars beside it: a line through the point is no peak."""
-    tiny = 1e-12
-    return 10 * torch.log10((powers[:, 0] + tiny) / (powers[:, 1:].amax(1) + tiny))

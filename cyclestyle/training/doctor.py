@@ -17,7 +17,7 @@ from cyclestyle.training import detectors
 from cyclestyle.training.signals import FEWEST, Alarm, Level, Rule, RunningMean, Smoothed
 
 _DIRECTIONS = ("ab", "ba")
-_NORMS_WANDER = 4.0
+_NORMS_WANDER = 5.0
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ AILMENTS = {
         "raise method.weights.cycle_{x}, lower optimizer.discriminator_lr, or set method.weights.gradient_penalty=0.1",
     ),
     "checkerboard": Ailment(
-        Rule(start=7.0, end=5.0),
+        Rule(start=6.0, end=4.0),
         "{source} to {target} carries a fine grid",
         "periods of 2 and 4 px stand out by {value:.1f} dB, beyond those of real {target}",
         "start anew with generator.upsample=resize",
@@ -72,7 +72,7 @@ AILMENTS = {
         "and method.weights.gradient_penalty=0.1",
     ),
     "discriminator_blind": Ailment(
-        Rule(start=0.51, end=0.53, points=5, steps=800),
+        Rule(start=0.51, end=0.53, points=5, steps=600),
         "the discriminator of {target} cannot tell real from translated, so that the generator learns nothing from it",
         "{value:.1%} of its decisions are right, 50% is chance",
         "raise optimizer.discriminator_lr or discriminator.filters, or lower method.weights.gradient_penalty",
@@ -84,7 +84,7 @@ AILMENTS = {
         "stop here, add training pictures of {target}, or set data.augment",
     ),
     "exploding": Ailment(
-        Rule(start=5.0, end=2.5, points=2, steps=0, grace=0),
+        Rule(start=4.0, end=2.0, points=2, steps=0, grace=0),
         "training gets out of hand",
         "{what} {value:.0f} times as large as usual",
         "set optimizer.clip_norm=1, or lower optimizer.generator_lr and optimizer.discriminator_lr",
@@ -192,10 +192,12 @@ class Doctor:
         self, step: int, direction: str, statistics: Mapping[str, Tensor], scalars: dict[str, float]
     ) -> list[Change]:
         """The measures of one direction, noted in `scalars`, and the alarms over them."""
+        variation = detectors.variation(statistics, direction)
+        correlation = detectors.luminance_correlation(statistics[f"light_{direction}"])
         values = {
-            "color_inversion": detectors.luminance_correlation(statistics[f"light_{direction}"]),
+            "color_inversion": None if _is_alike(variation) else correlation,
             "does_nothing": statistics[f"change_{direction}"].item(),
-            "mode_collapse": detectors.variation(statistics, direction),
+            "mode_collapse": variation,
             "checkerboard": detectors.checkerboard(statistics, direction),
         }
         measures = ("luminance_correlation", "change", "variation", "checkerboard")
@@ -308,6 +310,11 @@ class Doctor:
 def _ailment(name: str) -> Ailment:
     """What an alarm is over, by its name with side."""
     return AILMENTS[name] if name in AILMENTS else AILMENTS[name.rpartition("_")[0]]
+
+
+def _is_alike(variation: float | None) -> bool:
+    """Whether translations are so much alike that they cannot go with their sources: that is one ailment, not two."""
+    return variation is not None and variation < AILMENTS["mode_collapse"].rule.end
 
 
 def _is_loss(name: str) -> bool:
