@@ -68,7 +68,15 @@ class EvaluationRow:
 
 @dataclass(frozen=True)
 class Grid:
-    """A sample grid and where its cells are, in pixels: see the PNG's text chunk in docs/architecture.md."""
+    """A sample grid and where its cells are, in pixels.
+
+    Attributes:
+        left, top, gap, width, height, label_height: row r, column c starts at x = left + c * (width + gap) and
+            y = top + r * (height + label_height + gap), as `cyclestyle.training.previews.Preview` says.
+        rows: number of pictures.
+        labels: what each is called; empty where the grid does not say.
+        captions: scores of each translation, in words; empty where the grid does not say.
+    """
 
     path: Path
     step: int
@@ -79,12 +87,15 @@ class Grid:
     gap: int
     width: int
     height: int
+    label_height: int
     rows: int
+    labels: tuple[str, ...]
+    captions: tuple[str, ...]
 
     @property
-    def form(self) -> tuple[int, int, int]:
+    def form(self) -> tuple[int, int, int, tuple[str, ...]]:
         """What must agree for two grids to show the same pictures."""
-        return self.width, self.height, self.rows
+        return self.width, self.height, self.rows, self.labels
 
 
 @dataclass(frozen=True)
@@ -302,11 +313,30 @@ def _read_grid(path: Path) -> Grid | None:
         with Image.open(path, formats=["PNG"]) as image:
             size, info = image.size, json.loads(image.info[GRID_KEY])
             numbers = {key: info[key] for key in ("step", "left", "top", "gap", "width", "height", "rows")}
-            grid = Grid(path, source=str(info["source"]), target=str(info["target"]), **numbers)
-    except (OSError, ValueError, SyntaxError, KeyError, TypeError, Image.DecompressionBombError):
+            numbers["label_height"] = info.get("label_height", 0)
+            source, target = str(info["source"]), str(info["target"])
+    except (OSError, ValueError, SyntaxError, KeyError, TypeError, AttributeError, Image.DecompressionBombError):
         return None
-    if any(whole(number) is None for number in numbers.values()) or 0 in grid.form:
+    if any(whole(number) is None for number in numbers.values()) or 0 in (numbers["width"], numbers["height"]):
         return None
+    pictures = info.get("pictures")
+    rows = [mapping(each) for each in pictures] if isinstance(pictures, list) else []
+    is_told = len(rows) == numbers["rows"]
+    grid = Grid(
+        path,
+        **numbers,
+        source=source,
+        target=target,
+        labels=tuple(text(row.get("label")) for row in rows) if is_told else (),
+        captions=tuple(map(_caption, rows)) if is_told else (),
+    )
     right = grid.left + 2 * grid.width + grid.gap  # of the translations, the second column
-    bottom = grid.top + grid.rows * (grid.height + grid.gap) - grid.gap
-    return grid if right <= size[0] and bottom <= size[1] else None
+    bottom = grid.top + grid.rows * grid.height + (grid.rows - 1) * (grid.label_height + grid.gap)
+    return grid if grid.rows and right <= size[0] and bottom <= size[1] else None
+
+
+def _caption(picture: Mapping[str, Any]) -> str:
+    """What the doctor would ask first of a translation."""
+    names = {"luminance_correlation": "light kept", "change": "change"}
+    found = {words: _number(picture.get(name)) for name, words in names.items()}
+    return ", ".join(f"{words} {number:.2f}" for words, number in found.items() if number is not None)

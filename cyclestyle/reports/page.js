@@ -31,12 +31,15 @@
   let frame = films.length ? films[0].steps.length - 1 : 0;
   let timer = 0;
 
+  const called = (film, row) => film.labels[row] || `${film.source} ${row + 1}`;
+
   function showFrame(index) {
     const film = films[chosen];
     frame = clamp(index, 0, film.steps.length - 1);
     all(`.film[data-film="${chosen}"] .translation`).forEach((image, row) => {
       image.src = film.frames[frame][row];
-      image.alt = `${film.source} ${row + 1} as ${film.target} at step ${film.steps[frame]}`;
+      image.alt = `${called(film, row)} as ${film.target} at step ${film.steps[frame]}`;
+      image.parentElement.querySelector("small").textContent = film.captions[frame][row] || "";
     });
     const slider = $("step"), isBest = frame === film.best;
     slider.max = film.steps.length - 1;
@@ -137,9 +140,9 @@
     const sides = $("wipe-step");
     const show = () => {
       box.querySelector(".before").src = film.largeSources[picture];
-      box.querySelector(".before").alt = `${film.source} ${picture + 1}`;
+      box.querySelector(".before").alt = called(film, picture);
       box.querySelector(".after").src = film.large[step][picture];
-      box.querySelector(".after").alt = `${film.source} ${picture + 1} as ${film.target}`;
+      box.querySelector(".after").alt = `${called(film, picture)} as ${film.target}`;
       box.querySelector(".left").textContent = film.source;
       box.querySelector(".right").textContent = `as ${film.target}`;
       $("wipe-words").textContent = `step ${grouped(film.steps[step])}, ${name(step)}`;
@@ -155,7 +158,7 @@
       });
     }
     $("thumbs").replaceChildren(...film.largeSources.map((source, index) => {
-      const button = make("button", { type: "button", "aria-label": `${film.source} ${index + 1}` });
+      const button = make("button", { type: "button", "aria-label": called(film, index), title: called(film, index) });
       make("img", { src: source, alt: "" }, button);
       button.addEventListener("click", () => { picture = index; show(); });
       return button;

@@ -34,8 +34,10 @@ class Film:
         source, target: names.
         width, height: of a picture as it was drawn, in pixels.
         sources: a picture each.
+        labels: what each is called; empty where the grids do not say.
         steps: that are shown, ascending.
         frames: for each step the translations, in the order of `sources`.
+        captions: for each step the scores of each translation, in words; empty where the grids do not say.
         best: index of the step nearest to the best checkpoint; None without one.
         large: index of a step -> its translations in full size, of the newest and of `best`.
         large_sources: the sources in full size.
@@ -48,8 +50,10 @@ class Film:
     width: int
     height: int
     sources: list[str]
+    labels: tuple[str, ...]
     steps: list[int]
     frames: list[list[str]]
+    captions: list[tuple[str, ...]]
     best: int | None
     large: dict[int, list[str]]
     large_sources: list[str]
@@ -100,8 +104,10 @@ def _film(run: Run, direction: str, grids: list[Grid], num_left_out: int, scale:
         width=newest.width,
         height=newest.height,
         sources=[data_uri(picture, scale) for picture in sources],
+        labels=newest.labels,
         steps=steps,
         frames=[[data_uri(picture, scale) for picture in cells[grid][1]] for grid in readable],
+        captions=[grid.captions for grid in readable],
         best=best,
         large={index: [bounded(picture, _LARGEST) for picture in pictures] for index, pictures in large.items()},
         large_sources=[bounded(picture, _LARGEST) for picture in sources],
@@ -120,7 +126,7 @@ def _cut(grid: Grid) -> tuple[list[Image.Image], list[Image.Image]] | None:
     columns = []
     for column in (0, 1):
         left = grid.left + column * (grid.width + grid.gap)
-        tops = [grid.top + row * (grid.height + grid.gap) for row in range(grid.rows)]
+        tops = [grid.top + row * (grid.height + grid.label_height + grid.gap) for row in range(grid.rows)]
         columns.append([sheet.crop((left, top, left + grid.width, top + grid.height)) for top in tops])
     return columns[0], columns[1]
 

@@ -101,6 +101,8 @@ def _film_data(run: Run, film: Film) -> dict[str, Any]:
         "notes": notes,
         "best": film.best,
         "frames": film.frames,
+        "captions": film.captions,
+        "labels": film.labels,
         "large": {str(index): pictures for index, pictures in film.large.items()},
         "largeSources": film.large_sources,
     }

@@ -239,10 +239,8 @@ def commands(run: Run) -> list[tuple[str, str]]:
     """What to type: (what it does, the line)."""
     target = run.names[1] if verdict.directions(run)[0] == "ab" else run.names[0]
     rest = f"--to {shlex.quote(target)} --input FOLDER --output translated"
-    best = run.summary.best_checkpoint
-    found = []
-    if best is not None and run.best_step != run.checkpoints[-1]:
-        words = "Translate a folder with the best checkpoint"
-        found.append((words, f"python test.py --checkpoint {shlex.quote(str(best))} {rest}"))
-    newest = f"python test.py --run {shlex.quote(str(run.folder))} {rest}"
-    return [*found, ("Translate a folder with the newest translator", newest)]
+    line = f"python test.py --run {shlex.quote(str(run.folder))}"
+    newest = ("Translate a folder with the newest checkpoint", f"{line} {rest}")
+    if run.best_step is None or run.best_step == run.step:
+        return [newest]
+    return [("Translate a folder with the best checkpoint", f"{line} --best {rest}"), newest]

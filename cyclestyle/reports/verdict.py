@@ -202,13 +202,13 @@ def number(count: int) -> str:
 
 
 def value(score: float) -> str:
-    """A measured number in four digits or fewer; no exponent for what people meet."""
+    """A measured number in three digits; no exponent for what people meet."""
     if not math.isfinite(score):
         return "not finite"
     if score != 0 and not 1e-4 <= abs(score) < 1e6:
         return f"{score:.2e}"
-    digits = 3 if score == 0 else max(0, 3 - max(0, 1 + math.floor(math.log10(abs(score)))))
-    return f"{score:.{digits if abs(score) >= 0.1 or score == 0 else 4}f}".replace("-", "\N{MINUS SIGN}")
+    digits = 2 - (0 if score == 0 else math.floor(math.log10(abs(score))))
+    return f"{score:.{max(0, digits)}f}".replace("-", "\N{MINUS SIGN}")
 
 
 def duration(seconds: float) -> str:

@@ -25,16 +25,24 @@ def translation_colour(step: int, row: int) -> tuple[int, int, int]:
     return 60 + step * 7 % 160, 80 * row, 120
 
 
-def write_grid(run: Path, step: int, source: str, target: str, *, size: int = 24, rows: int = 3) -> Path:
-    """A sample grid as the training writes it."""
+def write_grid(
+    run: Path, step: int, source: str, target: str, *, size: int = 24, rows: int = 3, label_height: int = 11
+) -> Path:
+    """A sample grid as the training writes it; without room for labels it does not name its pictures."""
     left, top, gap, columns = 4, 18, 4, 4
-    sheet = Image.new("RGB", (left + columns * (size + gap), top + rows * (size + gap)), (255, 255, 255))
+    pitch = size + label_height + gap
+    sheet = Image.new("RGB", (left + columns * (size + gap), top + rows * pitch), (255, 255, 255))
     for row in range(rows):
         for column, colour in enumerate((SOURCES[row], translation_colour(step, row), (0, 0, 0), (9, 9, 9))):
-            sheet.paste(colour, box(left + column * (size + gap), top + row * (size + gap), size))
+            sheet.paste(colour, box(left + column * (size + gap), top + row * pitch, size))
     info = PngInfo()
     facts = {"step": step, "source": source, "target": target, "titles": [source, f"as {target}"], "left": left,
              "top": top, "gap": gap, "width": size, "height": size, "rows": rows}  # fmt: skip
+    if label_height:
+        pictures = [
+            {"label": f"{source}_{row}.jpg", "luminance_correlation": step / 1000, "change": 0.1} for row in range(rows)
+        ]
+        facts |= {"label_height": label_height, "pictures": pictures}
     info.add_text("cyclestyle", json.dumps(facts))
     path = run / "samples" / f"step_{step:08d}_{source}_to_{target}.png"
     path.parent.mkdir(exist_ok=True)

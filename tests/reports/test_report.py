@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from torch import Tensor, device, nn
 
 from cyclestyle.cli import report as verb
@@ -151,22 +152,36 @@ def test_pictures_are_kept_of_the_newest_and_the_best_alone(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    "broken", [{"width": 500}, {"rows": 9}, {"left": -1}, {"width": 0}, {"height": 2.5}, {"rows": "3"}, {"step": None}]
+    "broken",
+    [
+        {"width": 500},
+        {"rows": 9},
+        {"left": -1},
+        {"width": 0},
+        {"height": 2.5},
+        {"rows": "3"},
+        {"step": None},
+        {"label_height": 40},
+        {"rows": 0},
+    ],
 )
 def test_grids_that_do_not_fit_their_picture_are_counted_only(tmp_path: Path, broken: dict[str, Any]) -> None:
     run = make_run(tmp_path / "run")
     good = write_grid(run, 10, *NAMES)
     with Image.open(good) as image:
-        from PIL.PngImagePlugin import PngInfo
-
-        info = PngInfo()
-        info.add_text("cyclestyle", json.dumps(json.loads(image.info["cyclestyle"]) | broken))
-        image.save(run / "samples" / "step_00000020_photo_to_painting.png", pnginfo=info)
+        facts = json.loads(image.info["cyclestyle"]) | broken
+        save_grid(np.asarray(image), facts, run / "samples" / "step_00000020_photo_to_painting.png")
     (run / "samples" / "step_00000030_photo_to_painting.png").write_bytes(good.read_bytes()[:60])
     Image.new("RGB", (9, 9)).save(run / "samples" / "step_00000040_photo_to_painting.png")  # of an older version
     found = gather(run)
     assert [grid.step for grid in found.grids] == [10]
     assert found.num_odd_grids == 3
+
+
+def save_grid(pixels: np.ndarray, facts: dict[str, Any], path: Path) -> None:
+    info = PngInfo()
+    info.add_text("cyclestyle", json.dumps(facts))
+    Image.fromarray(pixels).save(path, pnginfo=info)
 
 
 def test_no_run(tmp_path: Path) -> None:
@@ -256,8 +271,13 @@ def near(uri: str, colour: tuple[int, ...]) -> None:
     assert np.abs(np.subtract(colour_of(uri), colour)).max() <= 4, (colour_of(uri), colour)
 
 
-def test_grids_are_cut_into_their_cells(tmp_path: Path) -> None:
-    found = films(gather(whole_run(tmp_path / "run")))
+@pytest.mark.parametrize("label_height", [0, 11])
+def test_grids_are_cut_into_their_cells(tmp_path: Path, label_height: int) -> None:
+    run = make_run(tmp_path / "run", checkpoints=[400], best=400)
+    for step in range(100, 601, 100):
+        for names in (NAMES, NAMES[::-1]):
+            write_grid(run, step, *names, label_height=label_height)
+    found = films(gather(run))
     assert [film.direction for film in found] == ["ab", "ba"]
     film = found[0]
     assert (film.source, film.target, film.steps, film.best) == (*NAMES, [100, 200, 300, 400, 500, 600], 3)
@@ -268,6 +288,28 @@ def test_grids_are_cut_into_their_cells(tmp_path: Path) -> None:
             assert pixels_of(frame[row]).shape == (24, 24, 3)
             assert pixels_of(frame[row]).astype(int).max(axis=(0, 1)).max() < 250, "white of the paper"
     assert set(film.large) == {3, 5}  # the best and the newest
+    assert film.labels == (("photo_0.jpg", "photo_1.jpg", "photo_2.jpg") if label_height else ())
+    assert film.captions[2][:1] == (("light kept 0.30, change 0.10",) if label_height else ())
+
+
+def test_grids_as_the_training_draws_them(tmp_path: Path) -> None:
+    """The format holds for both sides: the training's own writer, this reader."""
+    from cyclestyle.training.previews import Previews
+
+    class Identity(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            return images
+
+    fixed = [(f"{row}.jpg", np.full((40, 32, 3), SOURCES[row], np.uint8)) for row in range(3)]
+    previews = Previews(fixed, [], NAMES).draw({"gen_ab": Identity()}, device("cpu"), 10)
+    (run := make_run(tmp_path / "run")).joinpath("samples").mkdir()
+    save_grid(previews[0].pixels, previews[0].info, run / "samples/step_00000010_photo_to_painting.png")
+    (film,) = films(gather(run))
+    assert (film.width, film.height, film.labels) == (32, 40, ("0.jpg", "1.jpg", "2.jpg"))
+    for row, colour in enumerate(SOURCES):
+        for uri in (film.sources[row], film.frames[0][row]):
+            near(uri, colour)
+            assert np.ptp(pixels_of(uri).astype(int), axis=(0, 1)).max() < 16, "no paper, no letters"
 
 
 def test_one_direction_alone(tmp_path: Path) -> None:
@@ -480,8 +522,9 @@ def test_nothing_to_go_by(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("number", "text"),
-    [(0.0937, "0.0937"), (0.5, "0.500"), (27.34, "27.3"), (1234.5, "1234"), (0, "0.000"), (-0.25, "\u22120.250"),
-     (1e-7, "1.00e-07"), (3e9, "3.00e+09"), (math.nan, "not finite"), (9.996, "10.00")],
+    [(0.0937, "0.0937"), (0.5, "0.500"), (27.34, "27.3"), (1234.5, "1234"), (0, "0.00"), (0.00351, "0.00351"), (-0.25, "\u22120.250"),
+     (1e-7, "1.00e-07"), (3e9, "3.00e+09"), (math.nan, "not finite"), (9.996, "10.00"),
+     (-0.004, "\u22120.00400")],
 )  # fmt: skip
 def test_numbers_for_people(number: float, text: str) -> None:
     assert verdict.value(number) == text
@@ -543,7 +586,7 @@ def test_commands_are_quoted(tmp_path: Path) -> None:
     (best, best_line), (newest, line) = sections.commands(gather(run))
     assert "best" in best
     assert "newest" in newest
-    assert best_line.startswith(f"python test.py --checkpoint '{run}/checkpoints/step_00000400.pt' --to painting ")
+    assert best_line.startswith(f"python test.py --run '{run}' --best --to painting ")
     assert line.startswith(f"python test.py --run '{run}' --to painting ")
 
 
@@ -612,7 +655,7 @@ def test_a_whole_run_in_order(tmp_path: Path) -> None:
         "photo ⇄ painting", "It was at its best at step 400.", "600 of 600", "2 min 30 s", "lowest kid_ab",
         "Test pictures", "Before and after", "Curves", "Few pictures: FID is biased for small n, KID is not",
         "Color inversion, photo → painting over", "step 100 \u2013 200", "Keep most", "Keep least", "generator.filters",
-        "The whole config.yaml", "python test.py --checkpoint", "python test.py --run",
+        "The whole config.yaml", "--best --to", "python test.py --run",
     ):  # fmt: skip
         place = page.words.index(words, place)
     assert page.data["alarms"] == [[100, 200, "Color inversion, photo → painting"]]

@@ -88,7 +88,8 @@ def test_the_slider_changes_the_pictures(visit: Visit) -> None:
     assert_shows(visit, 400)
     assert visit.page.get_attribute("#step", "aria-valuetext") == "step 400, best"
     assert "KID 0.100" in visit.page.inner_text("#step-words")
-    assert visit.page.get_attribute(TRANSLATION, "alt") == "photo 1 as painting at step 400"
+    assert visit.page.get_attribute(TRANSLATION, "alt") == "photo_0.jpg as painting at step 400"
+    assert "light kept 0.40" in visit.page.inner_text(".pair >> nth=0")
 
 
 def test_arrow_keys_work_without_a_focus(visit: Visit) -> None:
