@@ -23,7 +23,7 @@ _LONGEST_SIDE = 1024  # larger pictures are looked at in steps of pixels
 # All in units of [-1, 1], where a grey level of 255 is 0.008.
 _FLAT = 0.016  # standard deviation of a picture's pixels
 _THUMBNAIL = 16
-_NEAR = 0.03  # root mean square difference of thumbnails
+_NEAR = 0.05  # root mean square difference of thumbnails
 _NEAR_SHARE = 0.15  # and that as a share of the thumbnail's own standard deviation
 _DETAIL = 64  # pixels to which a pair is averaged to compare what thumbnails do not show
 _LEAST_DETAIL = 0.01  # standard deviation below which such detail proves nothing

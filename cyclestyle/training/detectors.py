@@ -48,32 +48,35 @@ def statistics(reals: Mapping[str, Tensor], fakes: Mapping[str, Tensor]) -> dict
         thumbnail_<side>, thumbnail_square_<side>: of an image, 8 x 8 x C, and squared.
         grid_<side>: 9 x 3 powers at and beside `GRID_POINTS`, decibels, so that a smooth picture counts as much as one
             full of detail; absent where images are too small.
-        light_<direction>: covariance and variances of luminance of source and translation.
+        light_<direction>: covariance of the luminance of source and translation, and variance of each.
         change_<direction>: mean difference of both as a share of the full range.
         Sides are "a" and "b" for real images and the directions for translations.
     """
-    images = {side: each[:_MOST_IMAGES].float() for side, each in (*reals.items(), *fakes.items())}
-    light = {side: luminance(each) for side, each in images.items()}
-    found: dict[str, Tensor] = {}
-    for side, each in images.items():
-        thumbnails = F.adaptive_avg_pool2d(each, _THUMBNAIL).flatten(1)  # N x 64C
-        found[f"thumbnail_{side}"] = thumbnails.mean(0)
-        found[f"thumbnail_square_{side}"] = thumbnails.square().mean(0)
-        if min(each.shape[-2:]) >= _SMALLEST_WINDOW:
-            found[f"grid_{side}"] = 10 * torch.log10(grid_powers(light[side]) + _NO_POWER).flatten()
+    sides = [*reals, *fakes]
+    images = torch.stack(
+        [each[:_MOST_IMAGES].float() for each in (*reals.values(), *fakes.values())]
+    )  # K x N x C x H x W
+    flat = images.flatten(0, 1)  # KN x C x H x W
+    light = luminance(flat)
+    thumbnails = F.adaptive_avg_pool2d(flat, _THUMBNAIL).reshape(*images.shape[:2], -1)  # K x N x 64C
+    found = _by_side("thumbnail", sides, thumbnails.mean(1))
+    found |= _by_side("thumbnail_square", sides, thumbnails.square().mean(1))
+    if min(images.shape[-2:]) >= _SMALLEST_WINDOW:
+        decibels = 10 * torch.log10(grid_powers(light) + _NO_POWER)  # KN x 9 x 3
+        found |= _by_side("grid", sides, decibels.reshape(*images.shape[:2], -1).mean(1))
+    small = F.adaptive_avg_pool2d(light, min(_LIGHT_SIZE, *images.shape[-2:])).reshape(*images.shape[:2], -1)
+    small = small - small.mean(2, keepdim=True)  # K x N x pixels
+    variances = small.square().mean((1, 2))
     for direction in fakes:
-        source = direction[0]
-        found[f"light_{direction}"] = _light(light[source], light[direction])
-        found[f"change_{direction}"] = change(images[source], images[direction]).mean().reshape(1)
+        source, fake = sides.index(direction[0]), sides.index(direction)
+        covariance = (small[source] * small[fake]).mean()
+        found[f"light_{direction}"] = torch.stack([covariance, variances[source], variances[fake]])
+        found[f"change_{direction}"] = change(images[source], images[fake]).mean().reshape(1)
     return found
 
 
-def _light(source: Tensor, fake: Tensor) -> Tensor:
-    """Covariance, variance of source, variance of translation over the pixels of each image, mean over images."""
-    size = min(_LIGHT_SIZE, *source.shape[-2:])
-    x, y = (F.adaptive_avg_pool2d(light, size).flatten(1) for light in (source, fake))
-    x, y = x - x.mean(1, keepdim=True), y - y.mean(1, keepdim=True)
-    return torch.stack([(x * y).mean(), x.square().mean(), y.square().mean()])
+def _by_side(name: str, sides: list[str], rows: Tensor) -> dict[str, Tensor]:
+    return {f"{name}_{side}": row for side, row in zip(sides, rows, strict=True)}
 
 
 def luminance_correlation(light: Tensor) -> float | None:
@@ -113,17 +116,17 @@ def grid_powers(light: Tensor) -> Tensor:
         light: N x 1 x H x W, sides of at least 32 pixels; the middle, at most 128 x 128, is looked at.
 
     Returns:
-        9 x 3, for each of `GRID_POINTS`: mean power of the 3 x 3 frequencies around it, and of the bars left and right
-        and above and below of it. Power is per frequency, the sum over the whole plane is the image's variance.
+        N x 9 x 3, for each of `GRID_POINTS`: mean power of the 3 x 3 frequencies around it, of the bars left and right,
+        and of those above and below. Power is per frequency: its sum over the plane is the image's variance.
     """
     size = min(_LARGEST_WINDOW, light.shape[-2] // 4 * 4, light.shape[-1] // 4 * 4)
     top, left = (light.shape[-2] - size) // 2, (light.shape[-1] - size) // 2
     light = light[:, 0, top : top + size, left : left + size]
     window, rows, columns = _plan(size, light.device)
     spectrum = torch.fft.fft2((light - light.mean((1, 2), keepdim=True)) * window)
-    power = (spectrum.real.square() + spectrum.imag.square()).mean(0) / size**2  # size x size
-    values = power[rows, columns]  # 9 x (9 + 24 + 24)
-    return torch.stack([part.mean(1) for part in values.split([9, 24, 24], dim=1)], dim=1)
+    values = spectrum[:, rows, columns]  # N x 9 x (9 + 24 + 24)
+    powers = (values.real.square() + values.imag.square()) / size**2
+    return torch.stack([part.mean(2) for part in powers.split([9, 24, 24], dim=2)], dim=2)
 
 
 @lru_cache(maxsize=4)

@@ -46,7 +46,7 @@ AILMENTS = {
         "raise method.weights.identity_{y} (5 in the paper), or start anew with another seed",
     ),
     "does_nothing": Ailment(
-        Rule(start=0.025, end=0.035, points=5, steps=300),
+        Rule(start=0.03, end=0.04, points=5, steps=300),
         "{source} comes out as it went in, not as {target}",
         "mean change {value:.1%} of the full range",
         "lower method.weights.identity_{y}, method.weights.cycle_a and method.weights.cycle_b, "

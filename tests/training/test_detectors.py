@@ -107,7 +107,7 @@ def test_power_of_a_sinusoid_is_its_variance(place: int, size: int) -> None:
     vertical, horizontal = (quarter / 4 for quarter in detectors.GRID_POINTS[place])
     y, x = torch.arange(size)[:, None], torch.arange(size)[None]
     wave = 0.1 * torch.cos(2 * math.pi * (vertical * y + horizontal * x) + 0.3)
-    powers = detectors.grid_powers(wave[None, None])
+    (powers,) = detectors.grid_powers(wave[None, None])
     twice = 2 if 1 in map(abs, detectors.GRID_POINTS[place]) else 1  # the other half lies at the mirrored frequency
     assert (powers[place, 0] * 9 * twice).item() == pytest.approx(wave[:64, :64].var(correction=0).item(), rel=2e-3)
     assert powers[place, 1:].max() < 1e-8
