@@ -61,13 +61,14 @@ _LOSSES = (
     _Chart("Cycle and identity", "what is lost there and back, and where nothing should change", ("cycle", "identity")),
     _Chart("Adversarial", "a balance, not a descent", ("adversarial", "discriminator")),
     _Chart("What the discriminators say", "far apart: they win", ("score_real", "score_fake")),
-    _Chart("Gradient norms", "before clipping", ("grad_norm_generators", "grad_norm_discriminators")),
+    _Chart("How often the discriminators are right", "near 0.5: they guess; near 1: they win", ("accuracy",)),
 )
 _SPEED = (
     _Chart("Images a second", "of each domain", ("images_per_second",), "higher"),
     _Chart("Waiting for data", "share of the time of a step", ("data_wait",), "lower"),
 )
 _MORE = (
+    _Chart("Gradient norms", "before clipping", ("grad_norm_generators", "grad_norm_discriminators")),
     _Chart("Gradient penalty", "of the discriminators", ("gradient_penalty",)),
     _Chart("Learning rates", "", ("lr_generators", "lr_discriminators")),
     _Chart("GPU memory", "GiB, the most that was in use", ("gpu_memory_gb",)),
@@ -93,7 +94,7 @@ def chart_groups(series: Mapping[str, Series], names: tuple[str, str]) -> list[d
         ("More scores", True, _drawn(_MORE_SCORES, scores, names)),
         ("Losses", False, kept + unknown),
         ("Speed", False, speed),
-        ("Gradient penalty, learning rates, memory", True, more),
+        ("Gradients, learning rates, memory", True, more),
         ("What the doctor measures", True, _drawn(_one_each(doctor, "doctor_"), doctor, names)),
     ]
     return [{"title": title, "folded": folded, "charts": charts} for title, folded, charts in groups if charts]

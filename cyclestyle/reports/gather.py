@@ -237,7 +237,7 @@ def _follow(step: int, lines: Mapping[str, Any], ringing: dict[str, Alarm], alar
         if name not in ringing:
             ringing[name] = Alarm(name, "", step)
             alarms.append(ringing[name])
-        ringing[name].line = " ".join(str(line).split())
+        ringing[name].line = " ".join(str(line).split()).removeprefix(f"{name}: ")  # a title says the name
 
 
 def _number(value: object) -> float | None:

@@ -106,7 +106,7 @@ def _row(metric: str, direction: str, evaluations: list[EvaluationRow]) -> dict[
     cells = [
         {
             "text": "none" if score is None else verdict.value(score),
-            "error": "" if error is None else verdict.value(error),
+            "error": "" if error is None else verdict.value(error, 2),
             "wins": score is not None and score == winner,
         }
         for score, error in zip(scores, errors, strict=True)
@@ -209,7 +209,7 @@ def settings(run: Run) -> dict[str, Any]:
 def _difference(key: str, value: Any, option: keys.Option | None) -> dict[str, str]:
     if option is None:
         return {"key": key, "value": _bare(value), "default": "no option of this version", "meaning": ""}
-    meaning = field_texts(option.owner).get(option.field, "")
+    meaning = field_texts(option.owner).get(option.field, "").replace("`", "")
     return {"key": key, "value": _bare(value), "default": _bare(_plain(option.default)), "meaning": meaning}
 
 

@@ -118,7 +118,7 @@ def _since_best(run: Run, scored: list[tuple[EvaluationRow, float]], best: tuple
     then = f"{score_name(run, newest)} was {value(best[1])} at step {number(best[0].step)} and is {value(score)} now"
     error = _error(run, newest)
     is_noise = error is not None and abs(score - best[1]) <= _SURE * error
-    noise = f"a difference within noise (±\N{NO-BREAK SPACE}{value(error or 0)})"
+    noise = f"a difference within noise (±\N{NO-BREAK SPACE}{value(error or 0, 2)})"
     if score < best[1]:
         return Verdict("good", "It works.", f"{then}; the best checkpoint was chosen with content kept as a guard.")
     if run.summary.state == "in progress" and since < _PATIENCE:
@@ -201,14 +201,14 @@ def number(count: int) -> str:
     return str(count) if count < 10_000 else f"{count:,}".replace(",", "\N{NARROW NO-BREAK SPACE}")
 
 
-def value(score: float) -> str:
-    """A measured number in three digits; no exponent for what people meet."""
+def value(score: float, digits: int = 3) -> str:
+    """A measured number in so many digits; no exponent for what people meet."""
     if not math.isfinite(score):
         return "not finite"
     if score != 0 and not 1e-4 <= abs(score) < 1e6:
-        return f"{score:.2e}"
-    digits = 2 - (0 if score == 0 else math.floor(math.log10(abs(score))))
-    return f"{score:.{max(0, digits)}f}".replace("-", "\N{MINUS SIGN}")
+        return f"{score:.{digits - 1}e}"
+    places = digits - 1 - (0 if score == 0 else math.floor(math.log10(abs(score))))
+    return f"{score:.{max(0, places)}f}".replace("-", "\N{MINUS SIGN}")
 
 
 def duration(seconds: float) -> str:
