@@ -174,10 +174,10 @@ def _same_detail(first: _Seen, second: _Seen, read: Read) -> bool:
         pixels = read(each.side, each.index)
         if pixels is None:
             return False
-        fine = F.adaptive_avg_pool2d(_image(pixels).mean(0, keepdim=True), _DETAIL)[0]
-        coarse = F.adaptive_avg_pool2d(fine[None], _THUMBNAIL)[0]
-        scale = _DETAIL // _THUMBNAIL
-        details.append((fine - coarse.repeat_interleave(scale, 0).repeat_interleave(scale, 1)).flatten())
+        fine = F.adaptive_avg_pool2d(_image(pixels).mean(0, keepdim=True), _DETAIL)[None]
+        coarse = F.adaptive_avg_pool2d(fine, _THUMBNAIL)
+        # Interpolated, not repeated: a sky that fades evenly is no detail.
+        details.append((fine - F.interpolate(coarse, size=_DETAIL, mode="bilinear")).flatten())
     x, y = details
     if min(x.std().item(), y.std().item()) < _LEAST_DETAIL:
         return False

@@ -160,6 +160,20 @@ def test_skies_are_not_the_same() -> None:
     assert look(skies) == []
 
 
+def fade(seed: int) -> np.ndarray:
+    """A clear sky without any grain: nothing but an even fade, of nearly the same colours each time."""
+    share = np.linspace(0, 1, 96)[:, None, None]
+    tint = np.random.default_rng(seed).normal(0, 1, 3)
+    return np.broadcast_to((1 - share) * [90, 140, 230] + share * [235, 240, 250] + tint, (96, 128, 3)).astype(np.uint8)
+
+
+def test_clear_skies_are_the_same_only_to_the_pixel() -> None:
+    assert look([fade(seed) for seed in range(10)]) == []
+    (line,) = look([*(fade(seed) for seed in range(10)), fade(4)])
+    assert "1 of 11" in line
+    assert "a4.png = a10.png" in line
+
+
 def test_a_tripod_is_not_the_same() -> None:
     """One view in changing light with another crowd before it."""
     views = []
