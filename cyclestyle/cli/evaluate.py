@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--extractor",
         choices=choices(options["evaluate.extractor"].type),
-        help="features behind FID and KID: builtin is always there; the Inceptions want a weight file (docs/metrics.md)",
+        help="features behind FID and KID: builtin is always there, the Inceptions want weights (docs/metrics.md)",
     )
     parser.add_argument("--weights", type=Path, metavar="FILE", help="the Inception's weights")
     parser.add_argument("--device", choices=choices(options["train.device"].type), default="auto")
