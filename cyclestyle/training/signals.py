@@ -68,13 +68,14 @@ class RunningMean:
         """The means on the processor (one transfer), the number of looks behind them, and that of those left out."""
         if self._sums is None:
             return {}, 0, 0
-        *_, weight, num, num_bad = sums = self._sums.cpu()
+        sums = self._sums.cpu()
+        weight, num, num_bad = sums[-3:].tolist()
         means = (sums[:-3] / weight).split(list(self._layout.values()))
         return dict(zip(self._layout, means, strict=True)), int(num), int(num_bad)
 
     def state_dict(self) -> dict[str, Any]:
         """Plain values and a tensor on the processor."""
-        sums = None if self._sums is None else self._sums.cpu().clone()
+        sums = None if self._sums is None else self._sums.cpu()
         return {"step": self._step, "layout": dict(self._layout), "sums": sums}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

@@ -359,6 +359,13 @@ def test_a_resumed_run_says_the_same_at_the_same_steps(
     assert ours == theirs
 
 
+def test_broken_translations_are_not_told_again_after_a_resume() -> None:
+    first, second = doctor(), doctor()
+    drive(first, range(1, 601), ab=between(lambda real, step: real * math.nan, 500, 540))
+    second.load_state_dict(first.state_dict())
+    assert drive(second, range(601, 800)) == []
+
+
 def test_a_saved_state_does_not_change_afterwards() -> None:
     patient = doctor()
     drive(patient, range(1, 800), ab=between(inverted))
@@ -463,7 +470,7 @@ def test_discriminators_that_see_nothing_are_blind() -> None:
 
 def test_a_discriminator_wins_against_a_generator_that_stands_still() -> None:
     method = cyclegan()
-    method.gen_ab = Fixed(0.3, 1.0)
+    method.gen_ab, method.gen_ba = Fixed(0.3, 1.0), Fixed(1.0, 0.0)
     said = train(method, OptimizerConfig(generator_lr=1e-12, discriminator_lr=0.003), 2000, 20)
     assert "discriminator_wins_b" in said
 
