@@ -40,8 +40,8 @@ class Builtin:
     At each of 5 scales, luminance and each colour contrast meet 16 filters: products of small derivatives, which see
     edges, grids and grain, and random zero-mean 5 x 5 filters, which see strokes. Pooled are the mean amplitude of each
     response and how unevenly it is spread; beside them mean, spread and correlations of colours, and samples of their
-    characteristic function (the palette). All are standardised on synthetic pictures and bent so that no outlier rules:
-    x.y / D stays about 1, where KID's cubic kernel sees means, spreads and outliers alike.
+    characteristic function (the palette). All are standardised on synthetic pictures, and bent so that no outlier
+    rules: x.y / D stays about 1, where KID's cubic kernel sees means, spreads and outliers alike.
     """
 
     name = NAME
@@ -56,6 +56,7 @@ class Builtin:
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
         """N x C x H x W in [-1, 1] => N x D float32 on the CPU."""
+        assert images.shape[1] == self._filters.basis.shape[1], f"made for other channels than {images.shape[1]}"
         images = images.detach().to("cpu", torch.float32)
         rows = [torch.zeros(0, self.num_features)]
         with torch.autocast("cpu", enabled=False):
@@ -116,7 +117,15 @@ class _Filters:
 
 
 def _amplitudes(padded: Tensor, filters: Tensor) -> list[Tensor]:
-    """K x 1 x H x W and F filters => logarithms of the mean amplitude and of its unevenness (rms / mean), K x F each."""
+    """Logarithms of the mean amplitude of each filter's responses, and of how uneven it is (rms over mean).
+
+    Args:
+        padded: K x 1 x (H + 4) x (W + 4).
+        filters: F x 1 x 5 x 5.
+
+    Returns:
+        Two tables, K x F each; bands of rows give the sums, so that memory does not grow with the picture.
+    """
     height, width = (length - _SIDE + 1 for length in padded.shape[-2:])
     total = torch.zeros(len(padded), len(filters))
     squares = torch.zeros(len(padded), len(filters))
@@ -201,8 +210,8 @@ def _standard(channels: int) -> tuple[Tensor, Tensor]:
 def _leaves(channels: int, draw: Draw) -> Tensor:
     """A picture of dead leaves, 1 x C x H x W: ellipses that hide each other have the statistics of natural pictures.
 
-    After Lee, Mumford and Huang 2001, "Occlusion models for natural images"; with colours about a common one, sizes that
-    change from top to bottom, some cloudy texture and noise.
+    After Lee, Mumford and Huang 2001, "Occlusion models for natural images"; with colours about a common one, sizes
+    that change from top to bottom, some cloudy texture and noise.
     """
     side = _PICTURE_SIDE
     brightness, spread, chroma, least, elongation, turn, wobble, density, clouds, grain = draw(10)

@@ -1,6 +1,7 @@
-"""LPIPS (Zhang et al. 2018, "The Unreasonable Effectiveness of Deep Features as a Perceptual Metric"), where it is there.
+"""LPIPS, where it is there: how different two pictures look, in features that were learned from photographs.
 
-The only file that imports lpips, when it is asked for. Nothing is downloaded.
+Zhang et al. 2018, "The Unreasonable Effectiveness of Deep Features as a Perceptual Metric", over AlexNet. The only file
+that imports lpips, when it is asked for. Nothing is downloaded.
 """
 
 from __future__ import annotations
