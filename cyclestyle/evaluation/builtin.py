@@ -62,7 +62,7 @@ class Builtin:
         with torch.autocast("cpu", enabled=False):
             # One by one: rows are the same to the last bit in whatever batch, memory is that of one picture, and
             # batches are no faster on processors.
-            for image in images.split(1):
+            for image in images:
                 standard = (self._filters.statistics(image) - self._centre) / self._spread
                 rows.append((self._weights * _BEND * torch.tanh(standard / _BEND))[None])
         return torch.cat(rows)
@@ -92,8 +92,8 @@ class _Filters:
         return hashlib.sha256(b"".join(table.numpy().tobytes() for table in tables)).hexdigest()
 
     def statistics(self, image: Tensor) -> Tensor:
-        """One picture, 1 x C x H x W => D numbers, not yet standardised: colours, palette, then texture."""
-        planes = (self.basis @ image[0].flatten(1)).reshape(-1, 1, *image.shape[-2:])  # C x H x W => K x 1 x H x W
+        """One picture, C x H x W => D numbers, not yet standardised: colours, palette, then texture."""
+        planes = (self.basis @ image.flatten(1)).reshape(-1, 1, *image.shape[-2:])  # K x 1 x H x W
         half = F.avg_pool2d(planes, 2, ceil_mode=True)
         parts = [*_colours(planes), self._palette(half[..., ::2, ::2])]
         for level in range(_LEVELS):
@@ -208,7 +208,7 @@ def _standard(channels: int) -> tuple[Tensor, Tensor]:
 
 
 def _leaves(channels: int, draw: Draw) -> Tensor:
-    """A picture of dead leaves, 1 x C x H x W: ellipses that hide each other have the statistics of natural pictures.
+    """A picture of dead leaves, C x H x W: ellipses that hide each other have the statistics of natural pictures.
 
     After Lee, Mumford and Huang 2001, "Occlusion models for natural images"; with colours about a common one, sizes
     that change from top to bottom, some cloudy texture and noise.
@@ -226,16 +226,16 @@ def _leaves(channels: int, draw: Draw) -> Tensor:
     rows, columns = np.mgrid[:side, :side].astype(np.float64)
     for leaf in range(count):
         reach = int(radii[leaf] * np.sqrt(1 + 3 * elongation)) + 1
-        box = tuple(slice(max(0, int(at) - reach), int(at) + reach + 1) for at in (y[leaf], x[leaf]))
-        down, across = rows[box] - y[leaf], columns[box] - x[leaf]
-        along = across * np.cos(angles[leaf]) + down * np.sin(angles[leaf])
-        aside = down * np.cos(angles[leaf]) - across * np.sin(angles[leaf])
+        down, across = (slice(max(0, int(at) - reach), int(at) + reach + 1) for at in (y[leaf], x[leaf]))
+        dy, dx = rows[down, across] - y[leaf], columns[down, across] - x[leaf]
+        along = dx * np.cos(angles[leaf]) + dy * np.sin(angles[leaf])
+        aside = dy * np.cos(angles[leaf]) - dx * np.sin(angles[leaf])
         inside = along**2 / (1 + 3 * elongation) + aside**2 * (1 + 3 * elongation) < radii[leaf] ** 2
-        picture[(slice(None), *box)][:, inside] = colours[leaf][:, None]
+        picture[:, down, across][:, inside] = colours[leaf][:, None]
     frequency = np.hypot(np.fft.fftfreq(side)[:, None], np.fft.rfftfreq(side)[None])
     frequency[0, 0] = 1.0
     falloff = frequency ** -(0.8 + 0.8 * brightness)
     falloff[0, 0] = 0.0
     cloud = np.fft.irfft2(falloff * np.fft.rfft2(_normal(draw, side, side)), s=(side, side))
     picture += 0.2 * clouds * cloud / cloud.std() + 0.03 * grain * _normal(draw, channels, side, side)
-    return torch.from_numpy(np.clip(picture, -1.0, 1.0)[None].astype(np.float32))
+    return torch.from_numpy(np.clip(picture, -1.0, 1.0).astype(np.float32))

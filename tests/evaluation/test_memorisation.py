@@ -29,7 +29,7 @@ def test_nearest_agrees_with_brute_force_over_several_chunks() -> None:
 
 
 def test_nearest_keeps_its_digits_far_from_the_origin() -> None:
-    # |x|^2 is 1e12 here and the squared distance 1e-4: taken as |x|^2 + |y|^2 - 2 x.y it would be noise even in float64.
+    # |x|^2 is 4e12 and the squared distance 1e-4: from |x|^2 + |y|^2 - 2 x.y it would be noise, even in float64.
     pool = (1e6 + torch.arange(10.0, dtype=torch.float64))[:, None].expand(-1, 4)
     distances, indices = nearest(pool + 0.005, pool)
     torch.testing.assert_close(distances, torch.full((10,), 0.01, dtype=torch.float64), rtol=1e-6, atol=0)
