@@ -117,11 +117,12 @@ def _look(path: Path, side: int, index: int, read: Read) -> _Seen | None:
     if pixels is None:
         return None
     image = _image(pixels)
-    thumbnail = F.adaptive_avg_pool2d(image, _THUMBNAIL).flatten()
-    is_flat = image.std((1, 2), correction=0).max().item() < _FLAT
+    thumbnail = F.adaptive_avg_pool2d(image, _THUMBNAIL)
+    # A picture varies at least as much as its thumbnail: most need no second pass over all pixels.
+    is_flat = all(each.std((1, 2), correction=0).max().item() < _FLAT for each in (thumbnail, image))
     digest = hashlib.blake2b(np.ascontiguousarray(pixels).data, digest_size=16)
     digest.update(f"{pixels.shape} {pixels.dtype}".encode())
-    return _Seen(side, index, path, digest.digest(), thumbnail, is_flat)
+    return _Seen(side, index, path, digest.digest(), thumbnail.flatten(), is_flat)
 
 
 def _image(pixels: np.ndarray) -> Tensor:
