@@ -29,10 +29,10 @@ def test_nearest_agrees_with_brute_force_over_several_chunks() -> None:
 
 
 def test_nearest_keeps_its_digits_far_from_the_origin() -> None:
-    # |x|^2 is 4e12 and the squared distance 1e-4: from |x|^2 + |y|^2 - 2 x.y it would be noise, even in float64.
-    pool = (1e6 + torch.arange(10.0, dtype=torch.float64))[:, None].expand(-1, 4)
-    distances, indices = nearest(pool + 0.005, pool)
-    torch.testing.assert_close(distances, torch.full((10,), 0.01, dtype=torch.float64), rtol=1e-6, atol=0)
+    # |x|^2 is 4e12, neighbours are 2e-3 apart: |x|^2 + |y|^2 - 2 x.y would be noise, even in float64.
+    pool = (1e6 + 1e-3 * torch.arange(10.0, dtype=torch.float64))[:, None].expand(-1, 4)
+    distances, indices = nearest(pool + 1e-4, pool)
+    torch.testing.assert_close(distances, torch.full((10,), 2e-4, dtype=torch.float64), rtol=1e-5, atol=0)
     assert indices.tolist() == list(range(10))
 
 
@@ -49,9 +49,9 @@ def test_nearest_of_no_features() -> None:
 
 
 def test_memorisation_by_hand() -> None:
-    training = column(0.0, 100.0)
-    # Outputs are 1, 2 and 3 from the nearest training picture, held-out ones 4 and 8: medians 2 and 6.
-    outputs, held_out = column(1.0, 102.0, -3.0), column(4.0, 108.0)
+    training = column(0.0, 100.0, 1000.0)
+    # Outputs are 1, 2 and 9 from the nearest training picture, held-out ones 4 and 8: medians 2 and 6.
+    outputs, held_out = column(1.0, 102.0, -9.0), column(4.0, 108.0)
     assert memorisation(outputs, held_out, training) == pytest.approx(2 / 6)
 
 
