@@ -57,10 +57,15 @@ def best_checkpoint(run: Path) -> Path:
         CheckpointError: no evaluation has named one, or it is gone.
     """
     index = read_index(run)
-    if index is None or index.best is None:
+    if index is None:
         raise CheckpointError(
-            f"{run} has no best checkpoint: none was scored yet (evaluate.every); leave --best out to use the newest"
+            f"{index_file(run)} is missing or damaged, the best checkpoint is unknown: use the newest"
+        )
+    if index.best is None:
+        raise CheckpointError(
+            f"{run} has no best checkpoint: no evaluation was good enough yet (evaluate.every, evaluate.least_content); "
+            "use the newest"
         )
     if not index.best.is_file():
-        raise CheckpointError(f"the best checkpoint of {run}, {index.best.name}, is gone: leave --best out")
+        raise CheckpointError(f"the best checkpoint of {run}, {index.best.name}, is gone: use the newest")
     return index.best

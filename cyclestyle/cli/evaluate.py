@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import sys
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +11,8 @@ from cyclestyle.errors import CheckpointError, ConfigError
 
 if TYPE_CHECKING:
     from cyclestyle.evaluation.evaluate import Evaluation, Evaluator
+
+logger = logging.getLogger("cyclestyle")
 
 SUMMARY = "Score a run's translations, or any folder of pictures, against real pictures of the target"
 
@@ -60,11 +62,18 @@ def run(args: argparse.Namespace) -> int:
             raise ConfigError(f"--{name.replace('_', '-')} {value} was given, needed is a whole number of at least 1")
     if (args.generated is None) != (args.reference is None):
         raise ConfigError("--generated and --reference belong together: give both, or --run")
+    if args.generated is not None and args.checkpoint != "latest":
+        raise ConfigError(f"--checkpoint {args.checkpoint} was given with --generated: it is of a run, --run")
+    if args.weights is not None and args.extractor not in ("inception", "torchvision"):
+        raise ConfigError("--weights was given without an Inception: choose --extractor inception or torchvision")
     if args.generated is not None and args.run is not None:
         raise ConfigError("--run and --generated were given: a run's translations are made anew; leave one out")
     rows, num_left_out = _of_run(args) if args.generated is None else _of_folders(args)
     from cyclestyle.evaluation import table
+    from cyclestyle.evaluation.perceptual import why_no_lpips
 
+    if (lack := why_no_lpips()) is not None:
+        logger.info(lack)
     if args.json:
         print(table.as_json(rows))
     else:
@@ -147,7 +156,7 @@ def _score(file: Path, evaluator: Evaluator, args: argparse.Namespace) -> Evalua
         for side in evaluator.sides
     }
     step = next(iter(translators.values())).spec.step
-    print(f"scoring step {step}", file=sys.stderr)
+    logger.info("scoring step %d", step)
     return evaluator.evaluate(step, lambda direction, images: translators[direction].tensor(images))
 
 

@@ -3,7 +3,7 @@
 For judging style and colour (photograph or painting, texture, strokes, palette), not what a picture shows. Texture is
 described by statistics of filter responses at several scales (Heeger and Bergen 1995, "Pyramid-based texture
 analysis/synthesis"); filters need not be learned for that (Ustyuzhaninov et al. 2016, "Texture synthesis using shallow
-convolutional networks with random filters"). The design was chosen by measurement, see docs/metrics.md.
+convolutional networks with random filters"). The design was chosen by measurement, see docs/results.md.
 """
 
 from __future__ import annotations

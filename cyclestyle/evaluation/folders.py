@@ -8,7 +8,6 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,11 +26,10 @@ from cyclestyle.evaluation.features import Extractor
 logger = logging.getLogger("cyclestyle")
 
 # Larger squares say little more and take long; Inception looks at 299 px whatever it is given.
-_LARGEST_SIZE = 256
-_SMALLEST_SIZE = 16
+_LARGEST_USUAL = 256
+_SMALLEST_SIZE, _LARGEST_SIZE = 16, 1024
 # What `test.py --contact-sheet` leaves among the translations.
 _SHEET = re.compile(r"contact_sheet(_\d+)?_\d{3}\.png")
-_MOST_NAMED = 10
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,15 +94,15 @@ def evaluate_folders(
     real = list_images(folders.reference, key="--reference")
     groups, num_left_out = _belonging_together(made, folders)
     groups = _evenly(groups, num_images)
-    size = size or _common_size([group[0] for group in groups], real, channels)
-    if size < _SMALLEST_SIZE:
-        raise DataError(f"squares of {size} px were to be compared, needed are {_SMALLEST_SIZE} at least (--size)")
+    _warn_of_shared(made, real)
+    size = _chosen_size(size, [group[0] for group in groups], real, channels)
     data = DataConfig(channels=channels, resize="shorter", load_size=size, crop_size=size)
     read, num_groups = _read(groups, square_reader(data, size)), len(groups)
     outputs = [pictures[0] for pictures in read]
     num_left_out += num_groups - len(read)
-    wanted = num_images or max(len(real), 1)
+    wanted = min(num_images or len(real), len(real))
     references = load_fixed(real, data, wanted, size)
+    num_left_out += wanted - len(references)
     for name, found in (("--generated", outputs), ("--reference", references)):
         if len(found) < 2:
             raise DataError(f"{name}: {len(found)} pictures can be used, needed are 2 at least")
@@ -142,26 +140,24 @@ def _belonging_together(made: Sequence[Path], folders: Folders) -> tuple[list[Gr
     """Each generated picture with its source and truth; those without are named and counted."""
     others = [_by_name(folder, key) for folder, key in ((folders.source, "--source"), (folders.truth, "--truth"))]
     groups: list[Group] = []
-    num_alone = 0
+    alone: list[str] = []
     for path in made:
         name = path.relative_to(folders.generated).with_suffix("").as_posix()
         source, truth = (None if known is None else known.get(name) for known in others)
         missing = [key for key, known, found in zip(("--source", "--truth"), others, (source, truth), strict=True)
                    if known is not None and found is None]  # fmt: skip
         if missing:
-            num_alone += 1
-            if num_alone <= _MOST_NAMED:
-                logger.warning("left out, %s has none of its name: %s", " and ".join(missing), path)
+            alone.append(f"left out, {' and '.join(missing)} has none of its name: {path}")
             continue
         groups.append((path, source, truth))
-    if num_alone > _MOST_NAMED:
-        logger.warning("left out, and %d more like these", num_alone - _MOST_NAMED)
     if not groups:
         raise DataError(
             f"--generated: none of the {len(made)} pictures in {folders.generated} has the name of one in "
             f"{folders.source or folders.truth}: needed are the same names, whatever their suffixes"
         )
-    return groups, num_alone
+    for line in alone:
+        logger.warning(line)
+    return groups, len(alone)
 
 
 def _by_name(folder: Path | None, key: str) -> dict[str, Path] | None:
@@ -191,22 +187,48 @@ def _read(groups: Sequence[Group], read: Callable[[Path], Fixed]) -> list[tuple[
         return [found for found in threads.map(one, groups) if found is not None]
 
 
-def _common_size(made: Sequence[Path], real: Sequence[Path], channels: int) -> int:
-    """The usual shorter side, of the folder whose pictures are smaller."""
-    usual = []
-    for files in (made, real):
-        sides = []
-        for path in files:
-            with suppress(DataError):  # named when it is read
-                header = read_header(path, channels)
-                sides.append(min(header.height, header.width))
-        if not sides:
-            raise DataError(f"none of the {len(files)} pictures in {files[0].parent} can be read")
-        usual.append(int(statistics.median_low(sides)))
+def _warn_of_shared(made: Sequence[Path], real: Sequence[Path]) -> None:
+    both = {path.resolve() for path in made} & {path.resolve() for path in real}
+    if both:
+        logger.warning(
+            "%d pictures are in --generated and in --reference: how near pictures are to themselves says nothing",
+            len(both),
+        )
+
+
+def _chosen_size(wanted: int | None, made: Sequence[Path], real: Sequence[Path], channels: int) -> int:
+    """Pixels of the squares: as asked for, else the usual shorter side of the folder whose pictures are smaller."""
+    sides = [_shorter_sides(files, channels) for files in (made, real)]
+    usual = [statistics.median_low(each) for each in sides]
     small, large = sorted(usual)
+    size = wanted or min(small, _LARGEST_USUAL)
+    if not _SMALLEST_SIZE <= size <= _LARGEST_SIZE:
+        raise DataError(
+            f"squares of {size} px were to be compared, needed are {_SMALLEST_SIZE} to {_LARGEST_SIZE} (--size)"
+        )
     if large > 1.25 * small:
         logger.warning(
             "one folder's pictures are %d px on the shorter side, the other's %d: all are compared at %d px, which "
-            "hides some detail of the larger ones (--size)", small, large, min(small, _LARGEST_SIZE),
+            "hides some detail of the larger ones (--size)", small, large, size,
         )  # fmt: skip
-    return min(small, _LARGEST_SIZE)
+    num_small = sum(side < size / 1.25 for each in sides for side in each)
+    if num_small:
+        logger.warning(
+            "%d of %d pictures are smaller than the squares of %d px and are enlarged, which softens them (--size)",
+            num_small, sum(map(len, sides)), size,
+        )  # fmt: skip
+    return size
+
+
+def _shorter_sides(files: Sequence[Path], channels: int) -> list[int]:
+    """Of every picture that can be read; the others are named when they are."""
+    sides, reasons = [], []
+    for path in files:
+        try:
+            header = read_header(path, channels)
+            sides.append(min(header.height, header.width))
+        except DataError as error:
+            reasons.append(str(error))
+    if not sides:
+        raise DataError(f"none of {len(files)} pictures can be used; the first: {reasons[0]}")
+    return sides

@@ -32,9 +32,7 @@ METRICS: dict[str, Metric] = {
     "lpips": Metric("lower", "perceptual distance from the source; 0: nothing was changed"),
     "change": Metric(None, "mean difference from the source, share of the full range; near 0: does nothing"),
     "diversity": Metric(None, "how much translations vary against how much sources do; near 0: all alike"),
-    "memorisation": Metric(
-        "higher", "distance from training pictures, of that of unseen real ones; far below 1: copied"
-    ),
+    "memorisation": Metric(None, "distance from training pictures, of that of unseen real ones; far below 1: copied"),
     "psnr_truth": Metric("higher", "dB, nearness to the true picture of the same scene"),
     "ssim_truth": Metric("higher", "structural similarity with the true picture of the same scene"),
 }

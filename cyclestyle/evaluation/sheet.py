@@ -68,7 +68,7 @@ def _draw(rows: Sequence[_Row], titles: Sequence[str]) -> Image.Image:
         cells = [
             *([] if source is None else [(source.pixels, source.path.name)]),
             (output, ""),
-            *([] if nearest is None else [(nearest.pixels, f"{nearest.path.name}, distance {distance:.3g}")]),
+            *([] if nearest is None else [(nearest.pixels, f"distance {distance:.3g}: {nearest.path.name}")]),
         ]
         for column, (pixels, label) in enumerate(cells):
             left = _GAP + column * (cell + _GAP)

@@ -137,7 +137,7 @@ def read_evaluations(
     # Rows are long (each names its pictures), so only two of them are parsed.
     steps = [int(found[1]) if (found := _STEP.match(line)) else (_row(line) or {}).get("step") for line in lines]
     rows = (_row(line) for line in reversed(lines))
-    newest = next((_evaluation(row) for row in rows if row is not None), None)
+    newest = next((_evaluation(row) for row in rows if row is not None and mapping(row.get("scores"))), None)
     if newest is None and lines:
         problems.append("evaluations.jsonl holds no readable row")
     if best_step not in steps or best_step is None:

@@ -18,6 +18,8 @@ logger = logging.getLogger("cyclestyle")
 
 # A difference below so many standard errors may be chance: 5% of the time where nothing changed.
 _SURE = 2.0
+# Luminance correlation from which on content is said to be kept, whatever least_content allows.
+_KEPT = 0.5
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,7 @@ class Best:
         value = self._mean(scores, self._config.best)
         content = min((scores[f"luminance_correlation_{each}"] for each in self._directions), default=math.nan)
         found = f"step {step}: {self._name} {value:.4g}"
-        kept = f"content kept (luminance correlation {content:.2f})"
+        kept = f"content {'kept' if content >= _KEPT else 'lost'} (luminance correlation {content:.2f})"
         if not content >= self._config.least_content:
             self._since += 1
             line = (
@@ -123,6 +125,10 @@ class Best:
     def is_exhausted(self) -> bool:
         """Whether `evaluate.patience` evaluations in a row brought nothing better."""
         return 0 < self._config.patience <= self._since
+
+    def forget(self) -> None:
+        """Begin anew, as if there had been no evaluation."""
+        self.step, self.reason, self._value, self._since, self._features = None, "", math.inf, 0, {}
 
     def state_dict(self) -> dict[str, Any]:
         """All that a resumed run needs to go on judging."""

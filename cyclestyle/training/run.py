@@ -27,6 +27,7 @@ from cyclestyle.data.synthetic import make_samples, samples_complete
 from cyclestyle.devices import choose_device, choose_precision, is_out_of_memory
 from cyclestyle.distributed import launched_processes, world_size
 from cyclestyle.errors import CheckpointError, ConfigError
+from cyclestyle.evaluation.evaluate import Evaluator
 from cyclestyle.inference.files import TranslatorSpec
 from cyclestyle.methods.build import build_method
 from cyclestyle.networks.build import count_parameters, training_memory_format
@@ -159,9 +160,6 @@ def _assemble(
     data = _build_data(config, device)
     if state is None and config.doctor.every:
         _look_at_pictures(data)
-    folder.create()
-    write_text(folder.config_file, to_yaml(config))
-
     torch.manual_seed(config.seed)
     method = build_method(
         config.method, config.generator, config.discriminator, channels=config.data.channels, seed=config.seed
@@ -169,8 +167,11 @@ def _assemble(
     origins = start_from(initial, method)
     method.to(memory_format=training_memory_format(device))
     num_steps = config.train.steps or _length(config.train.epochs, data.epoch_images, config.train.batch_size)
+    evaluator = _build_evaluator(config, data, [name.removeprefix("gen_") for name in method.generators], device)
+    # Nothing was written so far: what is refused leaves no folder behind.
+    folder.create()
+    write_text(folder.config_file, to_yaml(config))
     tracker = Tracker(folder.path, state["step"] if state else 0)
-    directions = [name.removeprefix("gen_") for name in method.generators]
     trainer = Trainer(
         method=method,
         optimization=Optimization(method, config.optimizer, precision, device, num_steps),
@@ -178,7 +179,7 @@ def _assemble(
         data=data,
         tracker=tracker,
         previews=_build_previews(config, data),
-        watch=_build_watch(config, data, directions, device, tracker),
+        watch=_build_watch(config, evaluator, tracker),
         folder=folder,
         specs=_specs(config, method.generators),
         config=config.train,
@@ -191,8 +192,19 @@ def _assemble(
     )
     if state is not None:
         trainer.load_state_dict(state)
+        _forget_a_best_that_is_gone(trainer, folder)
     _introduce(config, trainer, data, origins)
     return trainer, data
+
+
+def _forget_a_best_that_is_gone(trainer: Trainer, folder: RunFolder) -> None:
+    best = trainer.watch.best
+    if best is None or best.step is None or folder.checkpoint_file(best.step).is_file():
+        return
+    logger.warning(
+        "the best checkpoint, %s, is gone: the next evaluation begins anew", folder.checkpoint_file(best.step).name
+    )
+    best.forget()
 
 
 def _set_arithmetic(config: Config, device: torch.device) -> None:
@@ -243,19 +255,22 @@ def _build_previews(config: Config, data: Data) -> Previews:
     return Previews(fixed_a, fixed_b, _names(config))
 
 
-def _build_watch(
-    config: Config, data: Data, directions: Sequence[str], device: torch.device, tracker: Tracker
-) -> Watch:
-    evaluator = None
-    if config.evaluate.every:
-        evaluator = build_evaluator(
-            config.evaluate, config.data, config.generator, folders=data.folders, directions=directions, device=device
-        )
-    if config.evaluate.every and config.evaluate.direction not in (*directions, "both"):
+def _build_evaluator(config: Config, data: Data, directions: Sequence[str], device: torch.device) -> Evaluator | None:
+    """What scores the run; None where nothing is to be scored, or too little is there."""
+    section = config.evaluate
+    if not section.every:
+        return None
+    if section.direction not in (*directions, "both"):
         raise ConfigError(
-            f"evaluate.direction={config.evaluate.direction} was given, but this method translates only "
+            f"evaluate.direction={section.direction} was given, but this method translates only "
             f"{' and '.join(directions)}"
         )
+    return build_evaluator(
+        section, config.data, config.generator, folders=data.folders, directions=directions, device=device
+    )
+
+
+def _build_watch(config: Config, evaluator: Evaluator | None, tracker: Tracker) -> Watch:
     doctor = Doctor(every=config.doctor.every, upsample=config.generator.upsample, names=_names(config))
     return Watch(config.evaluate, config.doctor, evaluator, doctor, tracker)
 

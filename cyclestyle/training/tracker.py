@@ -314,9 +314,10 @@ def _drop_rows_after(path: Path, step: int) -> list[dict[str, Any]]:
     for line in path.read_text(encoding="utf-8").splitlines():
         try:
             row = json.loads(line)
-        except ValueError:
+            is_kept = row["step"] <= step
+        except (ValueError, TypeError, KeyError):  # cut off, or not of our making
             continue
-        if row["step"] <= step:
+        if is_kept:
             kept.append(line + "\n")
             rows.append(row)
     with replacing(path) as partial:

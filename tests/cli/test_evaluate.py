@@ -76,6 +76,8 @@ def test_a_file_left_out_is_exit_code_1(dataset: Path, tmp_path: Path, capsys: p
         (["--run", "a", "--generated", "a", "--reference", "b"], "--run and --generated were given"),
         (["--run", "nowhere"], "no run in nowhere"),
         (["--size", "64"], "--size was given without --generated"),
+        (["--generated", "a", "--reference", "b", "--checkpoint", "best"], "--checkpoint best was given with --gen"),
+        (["--weights", "w.pth"], "--weights was given without an Inception"),
         (["--num-images", "0"], "--num-images 0 was given"),
         (["--extractor", "vgg"], "'vgg'"),
         (["--generated", "a", "--reference", "b", "--extractor", "torchvision", "--weights", "no.pth"], "no.pth"),

@@ -76,14 +76,24 @@ def test_truths_and_training_pictures(tmp_path: Path) -> None:
 
 def test_broken_files_are_named_and_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     made = fill(tmp_path / "made", ["1.png", "2.png", "3.png"])
+    real = fill(tmp_path / "real", ["1.png", "2.png", "3.png"], seed=1)
     (made / "2.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     with caplog.at_level(logging.WARNING, "cyclestyle"):
-        found = evaluate_folders(
-            Folders(generated=made, reference=fill(tmp_path / "real", ["1.png", "2.png"])), Means()
-        )
+        found = evaluate_folders(Folders(generated=made, reference=real), Means())
     assert found.num_left_out == 1
     assert "2.png" in caplog.text
     assert len(found.outputs) == 2
+    (real / "1.png").write_bytes(b"")
+    assert evaluate_folders(Folders(generated=made, reference=real), Means()).num_left_out == 2
+
+
+def test_what_says_nothing_is_said_to(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    made = fill(tmp_path / "made", ["1.png", "2.png", "3.png"])
+    evaluate_folders(Folders(generated=made, reference=made), Means(), size=64)
+    assert "3 pictures are in --generated and in --reference" in caplog.text
+    assert "6 of 6 pictures are smaller than the squares of 64 px and are enlarged" in caplog.text
+    with pytest.raises(DataError, match=r"none of 3 pictures can be used; the first: .*1\.png"):
+        evaluate_folders(Folders(generated=made, reference=made), Means(), channels=2)
 
 
 def test_the_size_is_that_of_the_smaller_pictures_and_differences_are_said(
@@ -128,7 +138,7 @@ def test_too_little_is_one_line(tmp_path: Path, names: list[str], more: dict[str
 
 def test_tiny_squares_are_refused(tmp_path: Path) -> None:
     made = fill(tmp_path / "made", ["1.png", "2.png"], size=(12, 12))
-    with pytest.raises(DataError, match=r"squares of 12 px .* needed are 16 at least \(--size\)"):
+    with pytest.raises(DataError, match=r"squares of 12 px .* needed are 16 to 1024 \(--size\)"):
         evaluate_folders(Folders(generated=made, reference=made), Means())
 
 

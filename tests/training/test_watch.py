@@ -88,6 +88,19 @@ def test_the_best_checkpoint_stays_and_is_named(tiny: list[str], monkeypatch: py
     assert best.spec.scores["kid"] == 0.2
 
 
+def test_a_best_checkpoint_that_is_gone_is_forgotten(
+    tiny: list[str], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    judge_as(monkeypatch, 0.2, 0.5, 0.4)
+    run = start(tiny, "train.steps=4", "evaluate.every=2")
+    (run / "checkpoints" / "step_00000002.pt").unlink()
+    start(tiny, "train.steps=6", "evaluate.every=2")
+    assert "the best checkpoint, step_00000002.pt, is gone: the next evaluation begins anew" in caplog.text
+    index = read_index(run)
+    assert index is not None
+    assert index.best_step == 6
+
+
 def test_patience_ends_a_run_for_good(tiny: list[str], monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     judge_as(monkeypatch, 0.2, 0.3, 0.4, 0.1, 0.1, 0.1)
     early = ["train.steps=20", "evaluate.every=1", "evaluate.patience=2"]
@@ -227,6 +240,7 @@ def test_without_test_folders_training_pictures_are_scored_and_that_is_said(
 def test_a_missing_weight_file_shows_before_the_first_step(tiny: list[str], tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"evaluate\.weights"):
         start(tiny, "train.steps=1", "evaluate.extractor=torchvision", f"evaluate.weights={tmp_path / 'no.pth'}")
+    assert not (tmp_path / "runs").exists()
 
 
 def test_an_empty_test_folder_is_refused_as_before(tiny: list[str], dataset: Path) -> None:
