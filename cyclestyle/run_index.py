@@ -63,7 +63,7 @@ def best_checkpoint(run: Path) -> Path:
         )
     if index.best is None:
         raise CheckpointError(
-            f"{run} has no best checkpoint: no evaluation was good enough yet (evaluate.every, evaluate.least_content); "
+            f"{run} has no best checkpoint: no evaluation was good enough (evaluate.every, evaluate.least_content); "
             "use the newest"
         )
     if not index.best.is_file():

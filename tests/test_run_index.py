@@ -37,7 +37,7 @@ def test_the_best_checkpoint_or_why_there_is_none(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"index\.json is missing or damaged"):
         best_checkpoint(tmp_path)
     write(tmp_path, index_text(RunIndex(tmp_path / "checkpoints" / "step_00000004.pt")))
-    with pytest.raises(CheckpointError, match=r"no evaluation was good enough yet \(evaluate\.every, evaluate\.least"):
+    with pytest.raises(CheckpointError, match=r"no evaluation was good enough \(evaluate\.every, evaluate\.least"):
         best_checkpoint(tmp_path)
     best = tmp_path / "checkpoints" / "step_00000002.pt"
     write(tmp_path, index_text(RunIndex(tmp_path / "checkpoints" / "step_00000004.pt", best, 2, "why")))

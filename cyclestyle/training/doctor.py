@@ -105,6 +105,9 @@ AILMENTS = {
 }
 """Alarms by name, without side."""
 
+# What the clock says is no part of a checkpoint: those of a resumed run are, bit for bit, the uninterrupted run's.
+_TIMED = ("data_wait", "starving")
+
 _NO_GRID_KNOB = "lower optimizer.generator_lr, or raise ema.decay"  # where the upsampling is resize already
 
 
@@ -292,10 +295,16 @@ class Doctor:
         return {
             "looks": self._looks.state_dict(),
             "num_bad": self._num_bad,
-            "means": {name: (mean.value, mean.num, mean.step) for name, mean in self._means.items()},
+            "means": {
+                name: (mean.value, mean.num, mean.step) for name, mean in self._means.items() if name not in _TIMED
+            },
             "levels": {name: (level.num, level.mean_log) for name, level in self._levels.items()},
-            "alarms": {name: (alarm.since, alarm.num, alarm.first) for name, alarm in self._alarms.items()},
-            "lines": dict(self._lines),
+            "alarms": {
+                name: (alarm.since, alarm.num, alarm.first)
+                for name, alarm in self._alarms.items()
+                if name not in _TIMED
+            },
+            "lines": {name: line for name, line in self._lines.items() if name not in _TIMED},
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
