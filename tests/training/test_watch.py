@@ -12,12 +12,15 @@ import torch
 
 from cyclestyle.checkpoint import load_checkpoint, load_metadata
 from cyclestyle.config.loading import load_config
+from cyclestyle.config.schema import DoctorConfig, EvaluateConfig
 from cyclestyle.errors import ConfigError, DataError
 from cyclestyle.inference.translator import Translator
 from cyclestyle.run_index import read_index
 from cyclestyle.training.best import Best, Verdict
 from cyclestyle.training.doctor import Change, Doctor
 from cyclestyle.training.run import train
+from cyclestyle.training.tracker import Tracker
+from cyclestyle.training.watch import Watch
 
 
 def start(settings: list[str], *more: str) -> Path:
@@ -47,11 +50,22 @@ def test_evaluations_come_when_due_and_at_the_end(tiny: list[str]) -> None:
     about = rows[0]["directions"]
     assert (about["ab"]["source"], about["ab"]["target"], about["ba"]["target"]) == ("photo", "painting", "photo")
     assert (rows[0]["extractor"], rows[0]["size"], rows[0]["best"]) == ("builtin-1", 20, "kid")
+    places = {direction: Path(about[direction]["pictures"][0]["nearest"]).parent.name for direction in about}
+    assert places == {"ab": "trainB", "ba": "trainA"}
     metrics = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     (scored,) = [row for row in metrics if row["step"] == 2 and "kid_ab" in row]
     assert scored["fid_ba"] == rows[0]["scores"]["fid_ba"]
     spec = load_metadata(run / "translators" / "photo_to_painting.safetensors")
     assert spec["scores"]["kid"] == rows[2]["scores"]["kid_ab"]
+
+
+def test_a_translator_says_no_scores_of_another_step(tmp_path: Path) -> None:
+    tracker = Tracker(tmp_path, 0)
+    watch = Watch(EvaluateConfig(), DoctorConfig(), None, None, tracker)
+    watch.scores, watch.scored_step = {"kid_ab": 0.1, "kid_ba": 0.2, "psnr_truth_ab": float("inf")}, 4
+    assert watch.scores_of("ab", 4) == {"kid": 0.1}
+    assert watch.scores_of("ab", 6) == {}
+    tracker.close()
 
 
 def test_scores_are_those_of_the_translator_that_is_left(tiny: list[str]) -> None:
