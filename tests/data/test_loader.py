@@ -194,7 +194,7 @@ from cyclestyle.data.loader import build_data
 import torch.multiprocessing as mp
 data = build_data(DataConfig(root=sys.argv[1], load_size=18, crop_size=16, num_workers=2), seed=0, device_type="cpu")
 batches = data.batches(0, 10**6, 1)
-next(batches)
+next(batches), next(batches)  # one of each worker: both are up
 print(*[child.pid for child in mp.active_children()], flush=True)
 for batch in batches:
     if Path(sys.argv[1], "stop").exists():
