@@ -16,7 +16,6 @@ from typing import Any
 import torch
 
 from cyclestyle.checkpoint import save_translator, write_text
-from cyclestyle.config.keys import flatten
 from cyclestyle.config.loading import config_from_mapping, load_config, to_mapping, to_yaml
 from cyclestyle.config.rules import receptive_field
 from cyclestyle.config.schema import SAMPLE_ROOT, Config
@@ -98,7 +97,7 @@ def train(config: Config | Mapping[str, Any] | str | Path, init_from: Files = ()
             f"out of memory on {trainer.device.type}: lower data.crop_size, train.batch_size or generator.filters, or "
             f"raise optimizer.accumulation (each batch of {config.train.batch_size} then goes through in parts)"
         ) from error
-    trainer.tracker.hparams(flatten(to_mapping(config)), trainer.watch.scores)
+    trainer.tracker.hparams(to_mapping(config), trainer.watch.scores)
     trainer.tracker.close()
     if data.bad_files:
         logger.warning("broken image files that were left out: %d, each named above", len(data.bad_files))
