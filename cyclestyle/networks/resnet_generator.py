@@ -16,6 +16,7 @@ from cyclestyle.networks.layers import (
     make_norm,
     make_upsample,
 )
+from cyclestyle.networks.recomputing import Recomputable, recomputed
 
 
 class ResnetBlock(nn.Module):
@@ -40,8 +41,14 @@ class ResnetBlock(nn.Module):
         y: Tensor = self.conv_block(x)
         return x + y
 
+    def recomputing_forward(self, x: Tensor) -> Tensor:
+        """The same as `forward`; kept are x and what goes into the last norm."""
+        layers, norm = self.conv_block[:-1], self.conv_block[-1]
+        y: Tensor = norm(recomputed(layers, [layers], x))
+        return x + y
 
-class ResnetGenerator(nn.Module):
+
+class ResnetGenerator(Recomputable):
     """Two halvings, `blocks` residual blocks at a quarter of the size, two doublings.
 
     Args:
@@ -95,5 +102,21 @@ class ResnetGenerator(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """N x C x H x W in [-1, 1] to the same shape and range; H and W are multiples of `stride`."""
+        if self.recomputes_now:
+            return self._recomputing_forward(x)
         y: Tensor = self.model(x)
+        return y
+
+    def _recomputing_forward(self, x: Tensor) -> Tensor:
+        """Keep a quarter: each stretch ends with a convolution, which then does not run twice.
+
+        Of a block that is one of its two convolutions. The full-size maps, at both ends, are not kept at all.
+        """
+        entry, last_norm, relu = self.model[:8], self.model[8], self.model[9]
+        x = relu(last_norm(recomputed(entry, [entry], x)))
+        blocks = [layer for layer in self.model if isinstance(layer, ResnetBlock)]
+        for block in blocks:
+            x = block.recomputing_forward(x)
+        exit_, tanh = self.model[10 + len(blocks) : -1], self.model[-1]
+        y: Tensor = tanh(recomputed(exit_, [exit_], x))
         return y

@@ -5,12 +5,15 @@ State dicts have the same names and shapes as those of pytorch-CycleGAN-and-pix2
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 
 from cyclestyle.config.rules import MIN_UNET_DEPTH
 from cyclestyle.config.schema import NormName
 from cyclestyle.networks.layers import UpsampleName, bias_before_norm, make_norm, make_upsample
+from cyclestyle.networks.recomputing import Recomputable, recomputed
 
 
 class UnetStage(nn.Module):
@@ -29,11 +32,53 @@ class UnetStage(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """N x C x H x W to N x 2C x H x W, or to N x channels x H x W for the outermost stage."""
-        y: Tensor = self.model(x)
+        return self._beside(x, self.model(x))
+
+    def recomputing_forward(self, x: Tensor) -> Tensor:
+        """The same as `forward`; kept are the input of each stage and what its doubling gives, before the norm."""
+        return self._beside(x, self._parts().finish(self._risen(x)))
+
+    def _beside(self, x: Tensor, y: Tensor) -> Tensor:
         return torch.cat([x, y], 1) if self.skip else y
 
+    def _risen(self, x: Tensor) -> Tensor:
+        """N x C x H x W to N x channels x H x W, before the norm; x is kept, and the same of each inner stage."""
+        parts = self._parts()
+        y = recomputed(parts.sink, [parts.sink], x)
+        inner = parts.inner
+        if inner is None:
+            return recomputed(parts.rise, [parts.rise], y)
+        finish = inner._parts().finish
 
-class UnetGenerator(nn.Module):
+        def rise(y: Tensor, risen: Tensor) -> Tensor:
+            z: Tensor = parts.rise(inner._beside(y, finish(risen)))
+            return z
+
+        return recomputed(rise, [finish, parts.rise], y, inner._risen(y))
+
+    def _parts(self) -> _Parts:
+        layers = list(self.model)
+        up = next(index for index, layer in enumerate(layers) if isinstance(layer, nn.ReLU))
+        below = layers[up - 1]
+        inner = below if isinstance(below, UnetStage) else None
+        return _Parts(
+            self.model[: up if inner is None else up - 1], inner, self.model[up : up + 2], self.model[up + 2 :]
+        )
+
+
+class _Parts(NamedTuple):
+    """Of a stage, in the order in which they run."""
+
+    sink: nn.Sequential
+    """To half the size, with the norm."""
+    inner: UnetStage | None
+    rise: nn.Sequential
+    """ReLU and the doubling."""
+    finish: nn.Sequential
+    """Norm and dropout, or Tanh."""
+
+
+class UnetGenerator(Recomputable):
     """`depth` halvings and doublings, each doubling beside what its halving saw.
 
     Args:
@@ -84,5 +129,7 @@ class UnetGenerator(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """N x C x H x W in [-1, 1] to the same shape and range; H and W are multiples of `stride`."""
+        if self.recomputes_now:
+            return self.model.recomputing_forward(x)
         y: Tensor = self.model(x)
         return y
