@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 from cyclestyle.cli.main import main
+from cyclestyle.config.loading import load_config
 from cyclestyle.data.synthetic import make_samples
+from cyclestyle.evaluation.metrics import METRICS
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -24,12 +26,24 @@ SHORTENED = [
     "discriminator.filters=4",
     "discriminator.layers=1",
     "log.num_samples=1",
+    "evaluate.least_content=-1",  # the best checkpoint is named, though two steps keep nothing of the content
 ]
+
+NUMBER = r"-?\d+(?:\.\d+)?(?:e-\d+)?"
+# What `Best` says, in all its forms; README may leave out what the comparison with the best before says.
+BEST = re.compile(
+    rf"best checkpoint: step (?P<step>\d+): kid_ab (?P<kid>{NUMBER}), best so far"
+    rf"(?: \((?:\.\.\.|{NUMBER} at step (?P<before>\d+): a difference of {NUMBER}"
+    rf"(?: \+- {NUMBER}(?:, within noise)?|, too few pictures to tell whether by chance)?)\))?"
+    rf"; content (?:kept|lost) \(luminance correlation {NUMBER}\)"
+)
 
 
 def blocks(language: str = "") -> list[str]:
     """Fenced blocks of README in one language."""
-    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+    # All of them, since the fence that ends a block looks like one that begins a block of no language.
+    fenced = re.findall(r"^```(\w*)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+    return [text for name, text in fenced if name == language]
 
 
 def commands() -> list[list[str]]:
@@ -63,15 +77,25 @@ def test_its_commands_run_and_its_python_too(fresh_clone: Path, capsys: pytest.C
             argv = [*argv, *([] if "--config" in argv else ["--config", "configs/quickstart.yaml"]), *SHORTENED]
         assert main(argv) == 0, words
         ran.append((argv[0], capsys.readouterr().out.splitlines()))
-    assert [verb for verb, _ in ran] == ["train", "train", "translate"]
+    assert [verb for verb, _ in ran] == ["train", "train", "translate", "evaluate", "report", "runs"]
 
-    trained, mine, translated = (lines for _, lines in ran)
+    trained, mine, translated, evaluated, reported, runs = (lines for _, lines in ran)
     shown = blocks()[1].splitlines()
-    assert trained[1:] == shown[1:]  # the first line says how many steps
-    assert trained[0] == "trained: 2 steps"
+    best = BEST.fullmatch(trained.pop(1))
+    assert best
+    assert trained == ["trained: 2 steps", *shown[2:]]
     assert mine[-1] == "run: runs/mine"
     assert translated == ["translated: 2 of 2, failed: 0, skipped: 0", "translated"]
     assert sorted(path.name for path in Path("translated").glob("*.jpg")) == ["photo_0000.jpg", "photo_0001.jpg"]
+    assert evaluated[0].startswith("step 2: 2 photo as painting against 2 of datasets/landscapes/testB")
+    scores = {line.split()[0]: line for line in evaluated[3:]}
+    assert METRICS["kid"].meaning in scores["kid"]  # "the scores with what each means"
+    assert METRICS["change"].meaning in scores["change"]
+    assert reported == ["runs/quickstart/report.html"]
+    assert "</html>" in Path(reported[0]).read_text(encoding="utf-8")
+    listed = {line.split()[0]: line for line in runs[1:]}
+    assert set(listed) == {"quickstart", "mine"}
+    assert f"kid_ab {best['kid']} at {best['step']}" in listed["quickstart"]
 
     assert main(["translate", "--run", "runs/quickstart"]) == 0
     assert capsys.readouterr().out.splitlines()[1] == blocks()[2].splitlines()[1]
@@ -80,6 +104,17 @@ def test_its_commands_run_and_its_python_too(fresh_clone: Path, capsys: pytest.C
     (snippet,) = blocks("python")
     exec(snippet, {})
     assert (fresh_clone / "painting.png").is_file()
+
+
+def test_what_it_says_of_the_quickstart_can_be_true() -> None:
+    config = load_config(ROOT / "configs" / "quickstart.yaml")
+    trained, best_line, *_ = blocks()[1].splitlines()
+    assert trained == f"trained: {config.train.steps} steps"
+    best = BEST.fullmatch(best_line)
+    assert best
+    scored = [*range(config.evaluate.every, config.train.steps, config.evaluate.every), config.train.steps]
+    assert int(best["step"]) in scored
+    assert best["before"] is None or int(best["before"]) in scored[: scored.index(int(best["step"]))]
 
 
 def test_its_links_and_files_exist() -> None:
