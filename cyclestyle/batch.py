@@ -1,8 +1,9 @@
-"""What one training step is fed: a batch of two unpaired image sets."""
+"""What one training step is fed: a batch of two unpaired image sets, and what chance has in store for it."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -15,21 +16,28 @@ class UnpairedBatch:
     Attributes:
         real_a: N x C x H x W float32 in [-1, 1], domain A.
         real_b: N x C x H x W float32 in [-1, 1], domain B.
+        draws: what `Method.draw` drew for this batch, by name.
     """
 
     real_a: Tensor
     real_b: Tensor
+    draws: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.real_a)
 
     def pin_memory(self) -> UnpairedBatch:
-        """Called by `torch.utils.data.DataLoader` in its pinning thread."""
-        return UnpairedBatch(self.real_a.pin_memory(), self.real_b.pin_memory())
+        """Called by `torch.utils.data.DataLoader` in its pinning thread, before anything is drawn."""
+        return replace(self, real_a=self.real_a.pin_memory(), real_b=self.real_b.pin_memory())
 
     def to(self, device: torch.device, memory_format: torch.memory_format) -> UnpairedBatch:
-        """Copy to `device` (asynchronously from pinned memory), in `memory_format`."""
+        """Copy to `device` (asynchronously from pinned memory), images in `memory_format`."""
         return UnpairedBatch(
             self.real_a.to(device, non_blocking=True, memory_format=memory_format),
             self.real_b.to(device, non_blocking=True, memory_format=memory_format),
+            {name: draw.to(device, non_blocking=True) for name, draw in self.draws.items()},
         )
+
+    def tensors(self) -> list[Tensor]:
+        """All that a step reads, always in the same order."""
+        return [self.real_a, self.real_b, *self.draws.values()]

@@ -6,6 +6,7 @@ Row 1 of the house: imports errors only.
 from __future__ import annotations
 
 import os
+import sys
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -113,6 +114,26 @@ def _free_of_container() -> int | None:
         return None if limit == "max" else max(0, int(limit) - used)
     except (OSError, ValueError):
         return None
+
+
+def used_memory(device: torch.device) -> int:
+    """Bytes that this process takes: the most so far of the GPU's memory that torch holds, or the machine's, now.
+
+    On Linux what is resident of the process alone, without its workers; on other Unixes the most that ever was; 0
+    where the system does not tell (Windows).
+    """
+    if device.type == "cuda":
+        return torch.cuda.max_memory_reserved(device)
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError):
+        pass
+    try:
+        import resource
+    except ImportError:
+        return 0
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else most * 1024
 
 
 def num_cores() -> int:

@@ -81,7 +81,7 @@ def assert_same(found: Any, expected: Any, path: str = "") -> None:
 def losses(run: Path) -> list[dict[str, float]]:
     """Rows of metrics.jsonl without what is timed."""
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    timed = ("seconds_per_step", "images_per_second", "data_wait", "doctor_data_wait")
+    timed = ("seconds_per_step", "images_per_second", "data_wait", "doctor_data_wait", "memory_gb")
     return [{name: value for name, value in row.items() if name not in timed} for row in rows]
 
 

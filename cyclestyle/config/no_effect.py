@@ -65,7 +65,7 @@ IDLE: tuple[Idle, ...] = (
         "unless optimizer.schedule=step",
     ),
     Idle(("ema.warmup",), lambda c: c.ema.decay == 0, "with ema.decay=0"),
-    Idle(("train.tf32", "train.deterministic"), _is_on_cpu, "with train.device=cpu"),
+    Idle(("train.tf32", "train.deterministic", "train.cuda_graph"), _is_on_cpu, "with train.device=cpu"),
     Idle(
         tuple(
             f"evaluate.{name}"

@@ -165,6 +165,14 @@ class TrainConfig:
     """Let fp32 convolutions on NVIDIA GPUs use TF32."""
     deterministic: bool = False
     """Only deterministic algorithms on GPUs too (slower). On the processor runs repeat bit for bit anyway."""
+    checkpointing: bool = False
+    """Compute the generators' activations again for the backward pass instead of keeping them: half of them, slower."""
+    cuda_graph: bool = True
+    """On NVIDIA GPUs: record the whole learning step once and replay it, without the launches' cost; same result."""
+    compile: bool = False
+    """Let torch.compile fuse the networks' layers; minutes at the start, rounding differs. For NVIDIA GPUs."""
+    profile: int = 0
+    """Record so many steps with torch.profiler, soon after the start, into the run folder's `profile/`; 0: none."""
 
 
 @dataclass(frozen=True, kw_only=True)

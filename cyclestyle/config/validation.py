@@ -86,6 +86,7 @@ RANGES: dict[str, Range] = {
     "train.batch_size": COUNT,
     "train.checkpoint_every": COUNT,
     "train.keep_checkpoints": COUNT,
+    "train.profile": WHOLE,
     "log.scalars_every": COUNT,
     "log.samples_every": COUNT,
     "log.num_samples": COUNT,

@@ -27,7 +27,7 @@ from cyclestyle.inference.look import lay_over, resized, work_shape
 from cyclestyle.inference.memory import choose_tile, default_limit
 from cyclestyle.inference.options import SMALLEST_TILE, Look
 from cyclestyle.inference.tiling import ReadRows, WriteRows, translate_tiled
-from cyclestyle.networks.build import inference_memory_format
+from cyclestyle.networks.build import memory_format
 from cyclestyle.run_index import best_checkpoint
 
 if TYPE_CHECKING:
@@ -288,7 +288,7 @@ class Translator:
     def _placed(self, images: Tensor) -> Tensor:
         is_upload = self.device.type == "cuda" and images.device.type == "cpu"
         images = images.pin_memory() if is_upload else images  # so that the copy runs beside what the GPU still does
-        return images.to(self.device, non_blocking=is_upload, memory_format=inference_memory_format(self.device))
+        return images.to(self.device, non_blocking=is_upload, memory_format=memory_format(self.device))
 
     def _run_tensor(self, network: nn.Module, images: Tensor) -> Tensor:
         """N x C x H x W float32 on the device to the same, of any size: together where all fit, else in turn."""
@@ -375,7 +375,7 @@ class Translator:
 
 def _in_dtype(generator: nn.Module, dtype: torch.dtype, device: torch.device) -> nn.Module:
     """A copy whose convolutions compute in `dtype`; norms keep fp32 (their sums are fp32 in any case)."""
-    network = copy.deepcopy(generator).to(device).to(memory_format=inference_memory_format(device))
+    network = copy.deepcopy(generator).to(device).to(memory_format=memory_format(device))
     if dtype != torch.float32:
         for module in network.modules():
             if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):

@@ -106,13 +106,18 @@ def _gradient(critic: Callable[[Tensor], list[Tensor]], images: Tensor) -> Tenso
     return gradient
 
 
+def draw_mix(num_images: int, *, center: float, generator: torch.Generator | None = None) -> Tensor:
+    """The uniform a of `gradient_penalty`, on the CPU: one an image, or one for all (`center` 0), n x 1 x 1 x 1."""
+    return torch.rand((1 if center == 0 else num_images, 1, 1, 1), generator=generator)
+
+
 def gradient_penalty(
     critic: Callable[[Tensor], list[Tensor]],
     real: Tensor,
     fake: Tensor,
     *,
     center: float,
-    generator: torch.Generator | None = None,
+    mix: Tensor,
 ) -> Tensor:
     """How steep the critic is between real images and translations; its gradient reaches the critic's parameters only.
 
@@ -125,16 +130,13 @@ def gradient_penalty(
         fake: N x C x H x W.
         center: 1 for E[(|grad D(x)| - 1)^2], one a per image (WGAN-GP: Gulrajani et al. 2017, eq. 3, algorithm 1);
             0 for E[|grad D(x)|^2], one a per batch (UVCGANv2: Torbunov et al. 2023).
-        generator: of the CPU, for a; None takes torch's global one. Drawn on the CPU, so that a GPU need not be waited
-            for and a run resumes exactly.
+        mix: a, as `draw_mix` draws it.
 
     Returns:
         A scalar in fp32, not yet weighted.
     """
-    num_draws = 1 if center == 0 else len(real)
     real, fake = widened(real), widened(fake)
-    mix = torch.rand((num_draws, 1, 1, 1), generator=generator).to(real, non_blocking=True)
-    gradient = _gradient(critic, torch.lerp(fake, real, mix))
+    gradient = _gradient(critic, torch.lerp(fake, real, mix.to(real)))
     if center == 0:
         # Without the root, whose derivative at 0 is infinite: a critic that starts flat is where this penalty is least.
         return gradient.flatten(1).square().sum(1).mean()

@@ -27,6 +27,15 @@ class Method(nn.Module, ABC):
     def networks_of(self, player: str) -> list[nn.Module]:
         """The networks whose parameters `player` updates; each belongs to exactly one player."""
 
+    def draw(self, batch: UnpairedBatch) -> dict[str, Tensor]:
+        """All that chance decides about this batch, drawn on the processor from the method's own random states.
+
+        `forward_batch` and `terms` find it in `batch.draws`, on the device of the images. They draw nothing else but
+        what torch's own layers do (dropout): so a learning step can be recorded as a CUDA graph, never waits for the
+        device to draw, and resumes exactly.
+        """
+        return {}
+
     @abstractmethod
     def forward_batch(self, batch: UnpairedBatch) -> Any:
         """Run the generators once on a batch; the result is handed to `terms` of every player."""

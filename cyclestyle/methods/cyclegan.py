@@ -15,7 +15,7 @@ from cyclestyle.batch import UnpairedBatch
 from cyclestyle.config.methods import CycleGANConfig
 from cyclestyle.config.schema import DiscriminatorConfig, GeneratorConfig
 from cyclestyle.losses import reconstruction
-from cyclestyle.losses.adversarial import ADVERSARIAL, accuracy, gradient_penalty
+from cyclestyle.losses.adversarial import ADVERSARIAL, accuracy, draw_mix, gradient_penalty
 from cyclestyle.losses.widening import widened
 from cyclestyle.methods.base import Method
 from cyclestyle.methods.image_pool import ImagePool
@@ -78,6 +78,18 @@ class CycleGAN(Method):
         """See `Method`."""
         return [self.gen_ab, self.gen_ba] if player == "generators" else [self.disc_a, self.disc_b]
 
+    @property
+    def _center(self) -> float:
+        return 1.0 if self.config.gradient_penalty == "one_centered" else 0.0
+
+    def draw(self, batch: UnpairedBatch) -> dict[str, Tensor]:
+        """What the pools do with the translations (each has the size of its source), the penalty's mixing."""
+        draws = {"pool_a": self.pool_a.draw(batch.real_b.shape), "pool_b": self.pool_b.draw(batch.real_a.shape)}
+        if self.config.weights.gradient_penalty:
+            for domain in "ab":
+                draws[f"mix_{domain}"] = draw_mix(len(batch), center=self._center, generator=self._mixing)
+        return draws
+
     def forward_batch(self, batch: UnpairedBatch) -> CycleGANOutputs:
         """Six translations in four passes: a translation and an identity share one pass where that changes nothing."""
         weights = self.config.weights
@@ -110,8 +122,8 @@ class CycleGAN(Method):
     def _discriminator_terms(self, batch: UnpairedBatch, outputs: CycleGANOutputs) -> dict[str, Tensor]:
         terms: dict[str, Tensor] = {}
         sides = (
-            ("a", self.disc_a, batch.real_a, self.pool_a.query(outputs.fake_a.detach())),
-            ("b", self.disc_b, batch.real_b, self.pool_b.query(outputs.fake_b.detach())),
+            ("a", self.disc_a, batch.real_a, self.pool_a.query(outputs.fake_a.detach(), batch.draws["pool_a"])),
+            ("b", self.disc_b, batch.real_b, self.pool_b.query(outputs.fake_b.detach(), batch.draws["pool_b"])),
         )
         weights = {"a": self.config.weights.discriminator_a, "b": self.config.weights.discriminator_b}
         for domain, disc, real, fake in sides:
@@ -122,8 +134,8 @@ class CycleGAN(Method):
             if self.adversarial.boundary is not None:
                 outputs.scores[f"accuracy_{domain}"] = accuracy(on_real, on_fake, self.adversarial.boundary)
             if self.config.weights.gradient_penalty:
-                center = 1.0 if self.config.gradient_penalty == "one_centered" else 0.0
-                penalty = gradient_penalty(disc, real, fake, center=center, generator=self._mixing)
+                mix = batch.draws[f"mix_{domain}"]
+                penalty = gradient_penalty(disc, real, fake, center=self._center, mix=mix)
                 terms[f"gradient_penalty_{domain}"] = self.config.weights.gradient_penalty * penalty
         return terms
 

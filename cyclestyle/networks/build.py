@@ -70,14 +70,6 @@ def count_parameters(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-def training_memory_format(device: torch.device) -> torch.memory_format:
-    """Layout of networks and images while training: channels_last on NVIDIA GPUs, contiguous elsewhere.
-
-    Measured on the CPU: the backward pass of `layers.InstanceNorm` is much slower in channels_last.
-    """
-    return torch.channels_last if device.type == "cuda" else torch.contiguous_format
-
-
-def inference_memory_format(device: torch.device) -> torch.memory_format:
-    """Layout of networks and images while translating: channels_last on CPU and NVIDIA GPUs, contiguous elsewhere."""
+def memory_format(device: torch.device) -> torch.memory_format:
+    """Layout of networks and images: channels_last on CPU and NVIDIA GPUs, contiguous elsewhere."""
     return torch.channels_last if device.type in ("cpu", "cuda") else torch.contiguous_format

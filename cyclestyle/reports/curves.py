@@ -71,7 +71,7 @@ _MORE = (
     _Chart("Gradient norms", "before clipping", ("grad_norm_generators", "grad_norm_discriminators")),
     _Chart("Gradient penalty", "of the discriminators", ("gradient_penalty",)),
     _Chart("Learning rates", "", ("lr_generators", "lr_discriminators")),
-    _Chart("GPU memory", "GiB, the most that was in use", ("gpu_memory_gb",)),
+    _Chart("Memory", "GiB: of the GPU, the most so far; without one, of the process", ("memory_gb",)),
 )
 
 

@@ -17,7 +17,7 @@ _GROUPS = {
     "grad_norm_": "gradient_norm",
     "doctor_": "doctor",
 }
-_SPEED = ("seconds_per_step", "images_per_second", "data_wait", "gpu_memory_gb")
+_SPEED = ("seconds_per_step", "images_per_second", "data_wait", "memory_gb")
 _CONTENT = ("luminance_correlation", "edge_correlation", "ssim", "lpips", "change", "diversity")
 
 _FINAL_SCORES = ("kid", "luminance_correlation", "change", "fid", "swd", "ssim", "diversity", "memorisation")

@@ -18,18 +18,20 @@ import torch
 from cyclestyle.checkpoint import save_translator, write_text
 from cyclestyle.config.loading import config_from_mapping, load_config, to_mapping, to_yaml
 from cyclestyle.config.rules import receptive_field
-from cyclestyle.config.schema import SAMPLE_ROOT, Config
+from cyclestyle.config.schema import SAMPLE_ROOT, Config, TrainConfig
 from cyclestyle.data.duplicates import quick_look
 from cyclestyle.data.fixed import load_fixed
 from cyclestyle.data.loader import Data, build_data
 from cyclestyle.data.synthetic import make_samples, samples_complete
-from cyclestyle.devices import choose_device, choose_precision, is_out_of_memory
+from cyclestyle.devices import Precision, choose_device, choose_precision, is_out_of_memory
 from cyclestyle.distributed import launched_processes, world_size
 from cyclestyle.errors import CheckpointError, ConfigError
 from cyclestyle.evaluation.evaluate import Evaluator
 from cyclestyle.inference.files import TranslatorSpec
+from cyclestyle.methods.base import Method
 from cyclestyle.methods.build import build_method
-from cyclestyle.networks.build import count_parameters, training_memory_format
+from cyclestyle.networks.build import count_parameters, memory_format
+from cyclestyle.networks.recomputing import recompute_activations
 from cyclestyle.run_index import read_index
 from cyclestyle.training.best import stopped_early
 from cyclestyle.training.continuation import check_fits, known_length
@@ -164,8 +166,10 @@ def _assemble(
         config.method, config.generator, config.discriminator, channels=config.data.channels, seed=config.seed
     ).to(device)
     origins = start_from(initial, method)
-    method.to(memory_format=training_memory_format(device))
+    method.to(memory_format=memory_format(device))
     num_steps = config.train.steps or _length(config.train.epochs, data.epoch_images, config.train.batch_size)
+    averages = Averages(method, config.ema)
+    _spend_less(config.train, method)
     evaluator = _build_evaluator(config, data, [name.removeprefix("gen_") for name in method.generators], device)
     # Nothing was written so far: what is refused leaves no folder behind.
     folder.create()
@@ -174,7 +178,7 @@ def _assemble(
     trainer = Trainer(
         method=method,
         optimization=Optimization(method, config.optimizer, precision, device, num_steps),
-        averages=Averages(method, config.ema),
+        averages=averages,
         data=data,
         tracker=tracker,
         previews=_build_previews(config, data),
@@ -187,6 +191,7 @@ def _assemble(
         device=device,
         precision=precision,
         num_steps=num_steps,
+        is_recorded=_can_record(config, device, precision),
         settings=to_mapping(config),
     )
     if state is not None:
@@ -194,6 +199,24 @@ def _assemble(
         _forget_a_best_that_is_gone(trainer, folder)
     _introduce(config, trainer, data, origins)
     return trainer, data
+
+
+def _spend_less(config: TrainConfig, method: Method) -> None:
+    """Less memory or time for the networks that learn; their averages stay as they are."""
+    if config.checkpointing:
+        for name in method.generators:
+            recompute_activations(method.get_submodule(name))
+    if config.compile:
+        for player in method.players:
+            for network in method.networks_of(player):
+                network.compile()
+
+
+def _can_record(config: Config, device: torch.device, precision: Precision) -> bool:
+    """Whether steps are taken as a CUDA graph: no step may ask the GPU, or move random states, on its way."""
+    asks = precision.name == "fp16"  # the loss scaler, whether a gradient overflowed
+    moves = config.train.checkpointing and config.generator.dropout > 0  # to draw the same dropout again
+    return device.type == "cuda" and config.train.cuda_graph and not asks and not moves
 
 
 def _forget_a_best_that_is_gone(trainer: Trainer, folder: RunFolder) -> None:

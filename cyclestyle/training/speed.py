@@ -10,15 +10,18 @@ class Speed:
     """Wall-clock of learning, without what logging, sampling and saving take."""
 
     def __init__(self) -> None:
-        self.waited = 0.0
         self._learned = 0.0
         self._num_steps = 0
         self._started: float | None = None
 
     def start(self) -> None:
         """A step begins."""
-        self._started = time.perf_counter()
         self._num_steps += 1
+        self.resume()
+
+    def resume(self) -> None:
+        """What follows belongs to the last step too."""
+        self._started = time.perf_counter()
 
     def pause(self) -> None:
         """A step has ended; a second call does nothing."""
@@ -26,14 +29,19 @@ class Speed:
             self._learned += time.perf_counter() - self._started
             self._started = None
 
-    def read(self, batch_size: int) -> dict[str, float]:
-        """Means since the last reading: seconds, images of each domain a second, share of time waiting for data."""
+    def read(self, batch_size: int, waited: float) -> dict[str, float]:
+        """Means since the last reading: seconds, images of each domain a second, share of time waiting for data.
+
+        Args:
+            batch_size: images of each domain in a step.
+            waited: seconds since the last reading in which a step could not begin for want of data.
+        """
         scalars = {
             "seconds_per_step": self._learned / self._num_steps,
             "images_per_second": batch_size * self._num_steps / self._learned,
-            "data_wait": self.waited / self._learned,
+            "data_wait": waited / self._learned,
         }
-        self.waited = self._learned = 0.0
+        self._learned = 0.0
         self._num_steps = 0
         return scalars
 
@@ -47,4 +55,5 @@ def summary(means: Mapping[str, float], speed: Mapping[str, float]) -> str:
             kinds[kind] = kinds.get(kind, 0.0) + value
     short = {"adversarial": "adv", "identity": "idt", "discriminator": "disc", "gradient_penalty": "gp"}
     losses = " ".join(f"{short.get(kind, kind)} {value:.2f}" for kind, value in kinds.items())
-    return f"{losses} | {speed['images_per_second']:.1f} img/s, data {speed['data_wait']:.0%}"
+    rates = f"{speed['images_per_second']:.1f} img/s, data {speed['data_wait']:.0%}, {speed['memory_gb']:.1f} GB"
+    return f"{losses} | {rates}"

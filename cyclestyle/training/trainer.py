@@ -1,4 +1,4 @@
-"""The training loop: one learning step, and the periodic business around it.
+"""The training loop: a learning step (`learning.py`) after another, and the periodic business around them.
 
 Its clock is `step`, counted in optimizer steps.
 """
@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import logging
 import sys
-import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Any, Protocol
 
@@ -20,15 +19,19 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from cyclestyle.batch import UnpairedBatch
 from cyclestyle.checkpoint import save_translator
 from cyclestyle.config.schema import LogConfig, TrainConfig
-from cyclestyle.devices import Precision
+from cyclestyle.devices import Precision, used_memory
 from cyclestyle.errors import ConfigError, DataError
 from cyclestyle.inference.files import TranslatorSpec
 from cyclestyle.methods.base import Method
-from cyclestyle.networks.build import training_memory_format
+from cyclestyle.networks.build import memory_format
 from cyclestyle.training.ema import Averages
+from cyclestyle.training.feed import Feed
 from cyclestyle.training.interruption import StopRequest, stop_on_signals
+from cyclestyle.training.learning import Learned, learn
 from cyclestyle.training.optimization import Optimization
 from cyclestyle.training.previews import Previews
+from cyclestyle.training.profiling import Profile
+from cyclestyle.training.recorded_step import RecordedStep, Step
 from cyclestyle.training.run_folder import RunFolder
 from cyclestyle.training.speed import Speed, summary
 from cyclestyle.training.tracker import Tracker
@@ -57,6 +60,7 @@ class Trainer:
         log: the `log` section.
         accumulation: parts of a batch (`optimizer.accumulation`).
         num_steps: length of the run.
+        is_recorded: take the steps as a CUDA graph.
         settings: the whole config as plain values, kept in each checkpoint.
     """
 
@@ -78,6 +82,7 @@ class Trainer:
         device: torch.device,
         precision: Precision,
         num_steps: int,
+        is_recorded: bool,
         settings: dict[str, Any],
     ) -> None:
         self.method = method
@@ -100,6 +105,14 @@ class Trainer:
         self.position = 0  # images of each domain seen
         self._saved_step = 0
         self._speed = Speed()
+        self._learn = self._learning_step(is_recorded)
+
+    def _learning_step(self, is_recorded: bool) -> Step:
+        def step(parts: Sequence[UnpairedBatch]) -> Learned:
+            measure = is_recorded or self._is_logging()
+            return learn(self.method, self.optimization, self.precision, parts, measure=measure)
+
+        return RecordedStep(step) if is_recorded else step
 
     def run(self) -> StopRequest:
         """Train to the end, or until a signal or what watches asks to stop; either way the last state is saved.
@@ -110,18 +123,20 @@ class Trainer:
         micro_batch = self.config.batch_size // self.accumulation
         num_batches = (self.num_steps - self.step) * self.accumulation
         batches = self.data.batches(self.position, num_batches, micro_batch)
-        with stop_on_signals() as stop, logging_redirect_tqdm([logger]), self._progress_bar() as bar:
+        feed = Feed(batches, self.method, self.device, self.accumulation)
+        profile = Profile(self.folder.path / "profile", self.config.profile, self.device, start=self.step)
+        with stop_on_signals() as stop, logging_redirect_tqdm([logger]), self._progress_bar() as bar, profile:
             while self.step < self.num_steps and stop.signal_number is None and self.watch.stop is None:
-                self._speed.start()
                 try:
-                    self.learn(batches)
+                    with profile.step():
+                        self._speed.start()
+                        self.learn(feed)
+                        self._speed.pause()
                 except DataError:  # the folders are gone, say; what was learned is not
                     self.save()
                     raise
-                if self._due(self.log.scalars_every):
-                    self._log_scalars(bar)
-                self._speed.pause()
-
+                if self._is_logging():
+                    self._log_scalars(bar, feed)
                 if self._due(self.log.samples_every):
                     self._draw_samples()
                 is_best = self.watch.is_evaluating(self.step, self.num_steps) and self._evaluate()
@@ -132,49 +147,36 @@ class Trainer:
                 self.save()
         return stop
 
-    def learn(self, batches: Iterator[UnpairedBatch]) -> None:
-        """One optimizer step of every player on the next batch: the whole of learning."""
-        is_measured = (self.step + 1) % self.log.scalars_every == 0
-        self.optimization.start_step(self.step)
-        for part in range(self.accumulation):
-            batch = self._next_batch(batches)
-            with self.precision.autocast(self.device):
-                outputs = self.method.forward_batch(batch)
-            if part == 0 and self.watch.is_looking(self.step + 1):
-                self.watch.look(self.step + 1, batch, self.method.translations(outputs))
-            for player in self.method.players:
-                with self.optimization.only(player):
-                    with self.precision.autocast(self.device):
-                        terms = self.method.terms(player, batch, outputs)
-                    loss = torch.stack(list(terms.values())).sum()
-                    is_last = part == self.accumulation - 1
-                    norm = self.optimization.update(player, loss, is_last=is_last, measure=is_measured)
-                self.tracker.add(terms)
-                if is_measured and norm is not None:
-                    self.tracker.add({f"grad_norm_{player}": norm})
-            self.tracker.add(self.method.observations(outputs))
+    def learn(self, feed: Feed) -> None:
+        """Take the next step, and count it."""
+        parts = feed.next()
         self.step += 1
+        self.optimization.start_step(self.step - 1)
+        learned = self._learn(parts)
         self.position += self.config.batch_size
         self.averages.update(self.step)
+        for scalars in learned.scalars:
+            self.tracker.add(scalars)
+        if self._is_logging():
+            self.tracker.add({f"grad_norm_{player}": norm for player, norm in learned.norms.items()})
+        if self.watch.is_looking(self.step):
+            self.watch.look(self.step, parts[0], learned.translations)
 
-    def _next_batch(self, batches: Iterator[UnpairedBatch]) -> UnpairedBatch:
-        started = time.perf_counter()
-        batch = next(batches)
-        self._speed.waited += time.perf_counter() - started
-        return batch.to(self.device, training_memory_format(self.device))
+    def _is_logging(self) -> bool:
+        return self._due(self.log.scalars_every)
 
     def _due(self, every: int) -> bool:
         """Whether something is due after this step: every so many steps (0: never), and once at the end."""
         return every > 0 and (self.step % every == 0 or self.step == self.num_steps)
 
-    def _log_scalars(self, bar: tqdm[Any]) -> None:
+    def _log_scalars(self, bar: tqdm[Any], feed: Feed) -> None:
+        self._speed.resume()
         self._refuse_divergence()
         means = self.tracker.means()  # waits for the device, so that the time below is that of finished steps
         self._speed.pause()
         rates = self.optimization.learning_rates(self.step - 1)
-        speed = self._speed.read(self.config.batch_size)
-        if self.device.type == "cuda":
-            speed["gpu_memory_gb"] = torch.cuda.max_memory_allocated(self.device) / 2**30
+        speed = self._speed.read(self.config.batch_size, feed.waited) | {"memory_gb": used_memory(self.device) / 2**30}
+        feed.waited = 0.0
         self.watch.write(self.step, {**means, **{f"lr_{player}": rate for player, rate in rates.items()}, **speed})
         bar.set_postfix_str(summary(means, speed), refresh=False)
 
@@ -194,7 +196,7 @@ class Trainer:
     def _translate(self, direction: str, images: Tensor) -> Tensor:
         generator = self.averages.generators[f"gen_{direction}"]
         with self.precision.autocast(self.device):
-            return generator(images.to(self.device, memory_format=training_memory_format(self.device)))
+            return generator(images.to(self.device, memory_format=memory_format(self.device)))
 
     def save(self) -> None:
         """Write a checkpoint and the translators of the averaged generators; good ones are not replaced by NaN."""

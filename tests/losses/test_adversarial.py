@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from cyclestyle.config.schema import DiscriminatorConfig
-from cyclestyle.losses.adversarial import ADVERSARIAL, gradient_penalty
+from cyclestyle.losses.adversarial import ADVERSARIAL, draw_mix, gradient_penalty
 from cyclestyle.networks.build import build_discriminator
 
 # Two scales of different size: the coarse one counts as much as the fine one.
@@ -95,6 +96,18 @@ def images(*shape: int, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Ten
     return torch.randn(shape, dtype=dtype), torch.randn(shape, dtype=dtype)
 
 
+def penalty_of(
+    critic: Callable[[Tensor], list[Tensor]],
+    real: Tensor,
+    fake: Tensor,
+    *,
+    center: float,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    mix = draw_mix(len(real), center=center, generator=generator)
+    return gradient_penalty(critic, real, fake, center=center, mix=mix)
+
+
 @pytest.mark.parametrize("center", [0.0, 1.0])
 def test_penalty_of_a_linear_critic(center):
     """D(x) = mean over places of sum_c w x, so grad D = w / places whatever the mix, for each image."""
@@ -106,7 +119,7 @@ def test_penalty_of_a_linear_critic(center):
 
     slope = float(weight.norm()) / PLACES
     expected = slope**2 if center == 0 else (slope - 1) ** 2
-    assert gradient_penalty(critic, real, fake, center=center).item() == pytest.approx(expected, rel=1e-5)
+    assert penalty_of(critic, real, fake, center=center).item() == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize("center", [0.0, 1.0])
@@ -120,7 +133,7 @@ def test_penalty_averages_over_scales(center):
     first, others = (2 / PLACES + 3) / 2, (2 / PLACES) / 2
     slope = math.sqrt(first**2 + (PLACES - 1) * others**2)
     expected = slope**2 if center == 0 else (slope - 1) ** 2
-    assert gradient_penalty(critic, real, fake, center=center).item() == pytest.approx(expected, rel=1e-5)
+    assert penalty_of(critic, real, fake, center=center).item() == pytest.approx(expected, rel=1e-5)
 
 
 def mixing(critic_images: list[Tensor], center: float, seed: int = 5) -> Tensor:
@@ -131,7 +144,7 @@ def mixing(critic_images: list[Tensor], center: float, seed: int = 5) -> Tensor:
         critic_images.append(x.detach())
         return [x.square() / 2]
 
-    return gradient_penalty(critic, real, fake, center=center, generator=torch.Generator().manual_seed(seed))
+    return penalty_of(critic, real, fake, center=center, generator=torch.Generator().manual_seed(seed))
 
 
 def test_mixed_images_zero_centered():
@@ -162,7 +175,7 @@ def test_mixing_is_drawn_from_the_given_generator(center):
     assert not once.equal(other)
     assert torch.get_rng_state().equal(state)  # the global generator was left alone
     critic, (real, fake) = (lambda x: [x.square()]), images(2, 1, HEIGHT, WIDTH)
-    gradient_penalty(critic, real, fake, center=center)
+    penalty_of(critic, real, fake, center=center)
     assert not torch.get_rng_state().equal(state)
 
 
@@ -187,7 +200,7 @@ def test_penalty_gradient_is_right_numerically(center, spectral_norm, norm):
     def penalty(*parameters: Tensor) -> Tensor:
         state = dict(zip(names, parameters, strict=True))
         mix = torch.Generator().manual_seed(1)
-        return gradient_penalty(lambda x: functional_call(net, state, x), real, fake, center=center, generator=mix)
+        return penalty_of(lambda x: functional_call(net, state, x), real, fake, center=center, generator=mix)
 
     assert penalty(*values).dtype == torch.float64
     assert torch.autograd.gradcheck(penalty, values, fast_mode=True)
@@ -210,7 +223,7 @@ def test_penalty_trains_the_discriminator_and_nothing_else(center, config):
     real, fake = images(2, 3, 32, 32)
     real.requires_grad_(True)
     fake.requires_grad_(True)
-    gradient_penalty(net, real, fake, center=center).backward()
+    penalty_of(net, real, fake, center=center).backward()
     assert real.grad is None
     assert fake.grad is None
     for name, parameter in net.named_parameters():
@@ -226,7 +239,7 @@ def test_penalty_is_computed_in_full_precision_under_autocast():
     real, fake = images(2, 3, 16, 16)
 
     def penalty() -> Tensor:
-        return gradient_penalty(net, real, fake, center=0.0, generator=torch.Generator().manual_seed(1))
+        return penalty_of(net, real, fake, center=0.0, generator=torch.Generator().manual_seed(1))
 
     exact = penalty()
     with torch.autocast("cpu", torch.bfloat16):
@@ -241,7 +254,7 @@ def test_penalty_of_a_flat_critic_is_finite():
     for center, value in ((0.0, 0.0), (1.0, 1.0)):
         net = nn.Conv2d(1, 1, 1)
         nn.init.zeros_(net.weight)
-        penalty = gradient_penalty(lambda x, net=net: [net(x)], *images(2, 1, 4, 4), center=center)
+        penalty = penalty_of(lambda x, net=net: [net(x)], *images(2, 1, 4, 4), center=center)
         penalty.backward()
         assert penalty.item() == value
         assert net.weight.grad.isfinite().all()

@@ -14,9 +14,11 @@ from cyclestyle.config.schema import DiscriminatorConfig, GeneratorConfig, Optim
 from cyclestyle.devices import Precision
 from cyclestyle.methods.build import build_method
 from cyclestyle.methods.cyclegan import CycleGAN
+from cyclestyle.training.learning import learn
 from cyclestyle.training.optimization import Optimization
 
 GENERATOR = GeneratorConfig(filters=4, blocks=1)
+FP32 = Precision("fp32", "")
 DISCRIMINATOR = DiscriminatorConfig(filters=4, layers=1)
 
 
@@ -58,7 +60,12 @@ def plain_terms(method: CycleGAN, batch: UnpairedBatch) -> dict[str, torch.Tenso
     }
 
 
+def drawn(method: CycleGAN, batch: UnpairedBatch) -> UnpairedBatch:
+    return replace(batch, draws=method.draw(batch))
+
+
 def all_terms(method: CycleGAN, batch: UnpairedBatch) -> dict[str, torch.Tensor]:
+    batch = drawn(method, batch)
     outputs = method.forward_batch(batch)
     return {name: term for player in method.players for name, term in method.terms(player, batch, outputs).items()}
 
@@ -84,7 +91,7 @@ def test_twenty_steps_follow_an_independent_plain_step(norm: str) -> None:
     """
     config = CycleGANConfig(pool_size=0)
     method, plain = build(config, norm).double(), build(config, norm).double()
-    optimization = Optimization(method, OptimizerConfig(), Precision("fp32", ""), torch.device("cpu"), num_steps=1000)
+    optimization = Optimization(method, OptimizerConfig(), FP32, torch.device("cpu"), num_steps=1000)
     gens = torch.optim.Adam([*plain.gen_ab.parameters(), *plain.gen_ba.parameters()], lr=2e-4, betas=(0.5, 0.999))
     discs = torch.optim.Adam([*plain.disc_a.parameters(), *plain.disc_b.parameters()], lr=2e-4, betas=(0.5, 0.999))
     for step in range(20):
@@ -101,13 +108,9 @@ def test_twenty_steps_follow_an_independent_plain_step(norm: str) -> None:
         discs.step()
 
         optimization.start_step(step)
-        outputs = method.forward_batch(batch)
-        for player in method.players:
-            with optimization.only(player):
-                terms = method.terms(player, batch, outputs)
-                optimization.update(player, sum(terms.values()), is_last=True, measure=False)
-            for name, term in terms.items():
-                torch.testing.assert_close(term, expected[name], rtol=1e-8, atol=1e-10)
+        (found,) = learn(method, optimization, FP32, [drawn(method, batch)], measure=False).scalars
+        for name, value in expected.items():
+            torch.testing.assert_close(found[name], value, rtol=1e-8, atol=1e-10)
 
 
 def reached(method: CycleGAN) -> set[str]:
@@ -133,8 +136,9 @@ def reached(method: CycleGAN) -> set[str]:
     ids=["lsgan", "wgan with penalty"],
 )
 def test_each_half_reaches_exactly_its_own_parameters(config: CycleGANConfig) -> None:
-    method, batch = build(config, norm="none"), random_batch()
-    optimization = Optimization(method, OptimizerConfig(), Precision("fp32", ""), torch.device("cpu"), num_steps=10)
+    method = build(config, norm="none")
+    batch = drawn(method, random_batch())
+    optimization = Optimization(method, OptimizerConfig(), FP32, torch.device("cpu"), num_steps=10)
     outputs = method.forward_batch(batch)
     for player, networks in (("generators", {"gen_ab", "gen_ba"}), ("discriminators", {"disc_a", "disc_b"})):
         method.zero_grad(set_to_none=True)
@@ -145,7 +149,8 @@ def test_each_half_reaches_exactly_its_own_parameters(config: CycleGANConfig) ->
 
 def test_the_discriminators_terms_do_not_depend_on_the_generators() -> None:
     """Even without `only`: the fakes are detached."""
-    method, batch = build(), random_batch()
+    method = build()
+    batch = drawn(method, random_batch())
     sum(method.terms("discriminators", batch, method.forward_batch(batch)).values()).backward()
     assert reached(method) == {"disc_a", "disc_b"}
 
@@ -153,7 +158,7 @@ def test_the_discriminators_terms_do_not_depend_on_the_generators() -> None:
 @pytest.mark.parametrize("term", ["adversarial_ab", "adversarial_ba", "cycle_a", "cycle_b", "identity_a", "identity_b"])
 def test_each_term_reaches_the_generators_it_should(term: str) -> None:
     method, batch = build(), random_batch()
-    optimization = Optimization(method, OptimizerConfig(), Precision("fp32", ""), torch.device("cpu"), num_steps=10)
+    optimization = Optimization(method, OptimizerConfig(), FP32, torch.device("cpu"), num_steps=10)
     with optimization.only("generators"):
         method.terms("generators", batch, method.forward_batch(batch))[term].backward()
     expected = {

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from cyclestyle.networks.build import inference_memory_format, training_memory_format
+from cyclestyle.networks.build import memory_format
 from cyclestyle.networks.initialize import initialize
 from cyclestyle.networks.layers import (
     Conv2d,
@@ -80,7 +80,7 @@ def test_instance_norm_without_gradients_matches_float64(offset, batch, layout, 
 
 
 def test_this_input_breaks_group_norm_in_channels_last():
-    """Why InstanceNorm without gradients is no group norm: an input of the test above."""
+    """Why InstanceNorm on the CPU is no group norm: an input of the test above."""
     x = (torch.randn(1, 6, 33, 47) + 300.0).to(memory_format=torch.channels_last)
     error = relative_error(F.group_norm(x, 6, eps=1e-5), by_definition(x.double()))
     if error < 1e-2:
@@ -89,7 +89,7 @@ def test_this_input_breaks_group_norm_in_channels_last():
 
 
 def test_this_input_breaks_torch_instance_norm():
-    """Why InstanceNorm with gradients is a group norm: an input on which `F.instance_norm` is wrong."""
+    """Why InstanceNorm is not torch's own: an input on which `F.instance_norm` is wrong."""
     x, weights = normed_input(1, "channels_last", torch.float32)
     exact_value, exact_gradient = value_and_gradient(by_definition, x.double(), weights.double())
     value, gradient = value_and_gradient(F.instance_norm, x, weights)
@@ -100,7 +100,7 @@ def test_this_input_breaks_torch_instance_norm():
 
 
 def test_instance_norm_second_derivative():
-    """The gradient penalty differentiates a gradient; group_norm must allow that."""
+    """The gradient penalty differentiates a gradient; the norm must allow that."""
     torch.manual_seed(0)
     x = torch.randn(2, 3, 3, 2, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradgradcheck(InstanceNorm(3), (x,))
@@ -128,7 +128,7 @@ def test_padding_and_resizing_keep_half_precision(padding):
 
 @pytest.mark.parametrize(
     ("function", "module"),
-    [("group_norm", InstanceNorm(2)), ("interpolate", ResizeConv(2, 2, padding="zero", bias=True))],
+    [("batch_norm", InstanceNorm(2)), ("interpolate", ResizeConv(2, 2, padding="zero", bias=True))],
 )
 def test_autocast_is_off_where_gpus_would_widen(monkeypatch, function, module):
     """Autocast leaves these alone on the CPU, so what is looked at is whether it is on when they are called."""
@@ -258,5 +258,4 @@ def test_spectral_norm_trains_under_autocast():
 def test_memory_formats():
     cpu, cuda, mps = torch.device("cpu"), torch.device("cuda"), torch.device("mps")
     last, first = torch.channels_last, torch.contiguous_format
-    assert [training_memory_format(device) for device in (cpu, cuda, mps)] == [first, last, first]
-    assert [inference_memory_format(device) for device in (cpu, cuda, mps)] == [last, last, first]
+    assert [memory_format(device) for device in (cpu, cuda, mps)] == [last, last, first]

@@ -7,7 +7,7 @@ import math
 import random
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -20,6 +20,7 @@ from cyclestyle.config.schema import Config, DiscriminatorConfig, GeneratorConfi
 from cyclestyle.devices import choose_precision
 from cyclestyle.methods.cyclegan import CycleGAN
 from cyclestyle.training.doctor import AILMENTS, Change, Doctor
+from cyclestyle.training.learning import learn
 from cyclestyle.training.optimization import Optimization
 
 NAMES = ("photo", "painting")
@@ -411,21 +412,17 @@ def test_knobs_name_real_options(kind: str) -> None:
 def train(method: CycleGAN, optimizer: OptimizerConfig, last: int, stride: int) -> list[str]:
     """Names of the alarms of a tiny real training; each of its steps counts as `stride`, to pass grace quickly."""
     device = torch.device("cpu")
-    optimization = Optimization(method, optimizer, choose_precision("fp32", device), device, last)
+    precision = choose_precision("fp32", device)
+    optimization = Optimization(method, optimizer, precision, device, last)
     patient = doctor()
     said = []
     for step in range(stride, last + 1, stride):
         batch = batch_at(step)
         optimization.start_step(0)
-        outputs = method.forward_batch(batch)
-        row: dict[str, float] = {}
-        for player in method.players:
-            with optimization.only(player):
-                terms = method.terms(player, batch, outputs)
-                norm = optimization.update(player, torch.stack(list(terms.values())).sum(), is_last=True, measure=True)
-            row |= {name: term.item() for name, term in terms.items()} | {f"grad_norm_{player}": float(norm)}  # type: ignore[arg-type]
-        row |= {name: value.item() for name, value in method.observations(outputs).items()}
-        patient.look(step, batch, {"ab": outputs.fake_b.detach(), "ba": outputs.fake_a.detach()})
+        learned = learn(method, optimization, precision, [replace(batch, draws=method.draw(batch))], measure=True)
+        row = {name: value.item() for name, value in learned.scalars[0].items()}
+        row |= {f"grad_norm_{player}": norm.item() for player, norm in learned.norms.items()}
+        patient.look(step, batch, learned.translations)
         said += patient.log(step, row)[1]
     return [change.name for change in said if change.started]
 

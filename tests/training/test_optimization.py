@@ -11,6 +11,7 @@ import torch
 from cyclestyle.batch import UnpairedBatch
 from cyclestyle.config.schema import OptimizerConfig
 from cyclestyle.devices import Precision
+from cyclestyle.training.learning import learn
 from cyclestyle.training.optimization import Optimization
 
 from .helpers import Toy, batch_of
@@ -27,16 +28,7 @@ def build(config: OptimizerConfig | None = None) -> tuple[Toy, Optimization]:
 
 def step(toy: Toy, optimization: Optimization, parts: list[UnpairedBatch], number: int = 0) -> dict[str, torch.Tensor]:
     optimization.start_step(number)
-    norms = {}
-    for index, part in enumerate(parts):
-        outputs = toy.forward_batch(part)
-        for player in toy.players:
-            with optimization.only(player):
-                loss = sum(toy.terms(player, part, outputs).values())
-                norm = optimization.update(player, loss, is_last=index == len(parts) - 1, measure=True)
-            if norm is not None:
-                norms[player] = norm
-    return norms
+    return learn(toy, optimization, FP32, parts, measure=True).norms
 
 
 def weights(toy: Toy) -> dict[str, torch.Tensor]:
@@ -108,6 +100,39 @@ def test_goes_on_from_its_state_bit_for_bit() -> None:
     step(toy, optimization, [batch], number=1)
     step(other, resumed, [batch], number=1)
     assert all(torch.equal(weights(toy)[name], value) for name, value in weights(other).items())
+
+
+@pytest.mark.parametrize(("wrote", "reads"), [("contiguous", "last"), ("last", "contiguous")])
+def test_goes_on_from_a_checkpoint_of_another_memory_layout(wrote: str, reads: str) -> None:
+    """The fused Adam pairs weights and moments by address: moments of another layout would be mixed up unnoticed."""
+    layouts = {"contiguous": torch.contiguous_format, "last": torch.channels_last}
+    results = []
+    for now in (wrote, reads):
+        toy, optimization = wide(layouts[wrote])
+        step(toy, optimization, [numbered_batch(0)])
+        other, resumed = wide(layouts[now])
+        other.load_state_dict(toy.state_dict())
+        resumed.load_state_dict(copy.deepcopy(optimization.state_dict()))
+        for number in (1, 2):
+            step(other, resumed, [numbered_batch(number)], number)
+        results.append(weights(other))
+    for name, expected in results[0].items():
+        torch.testing.assert_close(results[1][name], expected, rtol=1e-4, atol=1e-6)
+
+
+def wide(layout: torch.memory_format) -> tuple[Toy, Optimization]:
+    """A toy whose convolutions have a layout (those of 1x1 have none)."""
+    torch.manual_seed(1)
+    toy = Toy()
+    toy.gen_ab[0] = torch.nn.Conv2d(3, 3, 3, padding=1)
+    toy.disc_b = torch.nn.Conv2d(3, 4, 3, padding=1)
+    toy.to(memory_format=layout)
+    return toy, Optimization(toy, OptimizerConfig(schedule="constant"), FP32, CPU, num_steps=10)
+
+
+def numbered_batch(number: int) -> UnpairedBatch:
+    torch.manual_seed(number)
+    return batch_of(2)
 
 
 def test_betas_follow_the_config_after_a_resume() -> None:

@@ -52,7 +52,7 @@ def test_metrics_and_tensorboard_have_every_scalar(tiny: list[str]) -> None:
              "discriminator_b", "gradient_penalty_a", "gradient_penalty_b", "score_real_a", "score_fake_a",
              "score_real_b", "score_fake_b", "accuracy_a", "accuracy_b",
              "grad_norm_generators", "grad_norm_discriminators", "lr_generators",
-             "lr_discriminators", "seconds_per_step", "images_per_second", "data_wait"}  # fmt: skip
+             "lr_discriminators", "seconds_per_step", "images_per_second", "data_wait", "memory_gb"}  # fmt: skip
     assert set(rows[0]) == {"step", *sides}
     assert rows[0]["accuracy_a"] == pytest.approx(0.5, abs=0.5)
     reader = EventAccumulator(str(run))
