@@ -53,7 +53,6 @@ def learn(
     scalars: list[dict[str, Tensor]] = []
     norms: dict[str, Tensor] = {}
     translations: dict[str, Tensor] = {}
-    optimization.forget_gradients()
     for index, batch in enumerate(parts):
         seen: dict[str, Tensor] = {}
         with record_function("translate"), precision.autocast(device):

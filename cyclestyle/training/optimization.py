@@ -69,11 +69,6 @@ class Optimization:
                 else:
                     group["lr"] = rate
 
-    def forget_gradients(self) -> None:
-        """Before the first part of a batch: drop the gradients of the last one."""
-        for optimizer in self._optimizers.values():
-            optimizer.zero_grad(set_to_none=True)
-
     @contextmanager
     def only(self, player: str) -> Iterator[None]:
         """Inside, gradients reach the parameters of `player` alone; other networks pass them on, but keep none."""
@@ -87,7 +82,7 @@ class Optimization:
                 network.requires_grad_(True)
 
     def update(self, player: str, loss: Tensor, *, is_last: bool, measure: bool) -> Tensor | None:
-        """Add the gradients of `loss / accumulation`; with the last part of a batch, take the optimizer's step.
+        """Add the gradients of `loss / accumulation`; with the last part of a batch, take the optimizer's step and drop them.
 
         Args:
             player: whose parameters.
@@ -108,6 +103,7 @@ class Optimization:
             norm = nn.utils.clip_grad_norm_(self._parameters(player), self.config.clip_norm or float("inf"))
         scaler.step(optimizer)
         scaler.update()
+        optimizer.zero_grad(set_to_none=True)  # now, not before the next use: what comes in between has their memory
         return norm
 
     def state_dict(self) -> dict[str, Any]:
