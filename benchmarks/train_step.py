@@ -109,7 +109,7 @@ def our_step(tool: Tool, setting: Setting, device: torch.device) -> Callable[[],
         recompute_activations(method.get_submodule(name))
     for player in method.players if config.train.compile else ():
         for network in method.networks_of(player):
-            network.compile()
+            network.compile(dynamic=False)
     optimization = Optimization(method, config.optimizer, precision, device, num_steps=100000)
     batch = pictures(setting, device).to(device, memory_format(device))
     graphed = device.type == "cuda" and config.train.cuda_graph and precision.name != "fp16"
@@ -137,8 +137,10 @@ def other_step(folder: str, setting: Setting, device: torch.device) -> Callable[
     from models.cycle_gan_model import CycleGANModel  # type: ignore[import-not-found]  # the other tool's
 
     options = types.SimpleNamespace(
-        isTrain=True, device=device, gpu_ids=[0] if device.type == "cuda" else [], checkpoints_dir="unused", name="unused",
-        preprocess="none", direction="AtoB", input_nc=3, output_nc=3, ngf=64, ndf=64, netG="resnet_9blocks", netD="basic",
+        isTrain=True, device=device, gpu_ids=[0] if device.type == "cuda" else [], checkpoints_dir="unused",
+        name="unused",
+        preprocess="none", direction="AtoB", input_nc=3, output_nc=3, ngf=64, ndf=64, netG="resnet_9blocks",
+        netD="basic",
         n_layers_D=3, norm="instance", no_dropout=True, init_type="normal", init_gain=0.02, lambda_identity=0.5,
         lambda_A=10.0, lambda_B=10.0, pool_size=50, gan_mode="lsgan", lr=2e-4, beta1=0.5,
     )  # fmt: skip

@@ -120,6 +120,11 @@ class UnpairedDataset(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
         self._resize = build_resize(config)
         self._augment = build_augment(config)
 
+    @property
+    def sample_shape(self) -> tuple[int, int, int]:
+        """C x crop x crop of every image that it gives."""
+        return self._config.channels, self._config.crop_size, self._config.crop_size
+
     def __getitem__(self, position: int) -> tuple[Tensor, Tensor]:
         sample = self.load(position)
         return sample.real_a, sample.real_b

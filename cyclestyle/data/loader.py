@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import math
+import mmap
 import multiprocessing
 import os
 import shutil
@@ -14,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
@@ -27,6 +30,8 @@ from cyclestyle.devices import num_cores
 from cyclestyle.errors import ConfigError
 
 _log = logging.getLogger("cyclestyle")
+
+_PREFETCH = 2  # batches that each worker has finished, or is at, before they are asked for
 
 
 @dataclass
@@ -67,27 +72,53 @@ class Data:
             num_batches: how many to give.
             batch_size: images of each domain in one.
         """
+        num_workers, slots = self._slots(batch_size)
         loader = DataLoader(
-            _Batches(self.dataset),
-            sampler=_Positions(start_position, num_batches, batch_size),
+            _Batches(self.dataset, slots),
+            sampler=_Orders(start_position, num_batches, batch_size, len(slots)),
             batch_size=None,  # _Batches makes whole batches
-            num_workers=self.num_workers,
+            num_workers=num_workers,
             collate_fn=_as_it_is,
-            pin_memory=self.pin_memory,
             worker_init_fn=_ignore_signals,
             # Its own, unused: else every iterator would draw from torch's global generator and move what comes after.
             generator=torch.Generator(),
-            multiprocessing_context=self.start_method if self.num_workers > 0 else None,
+            multiprocessing_context=self.start_method if num_workers > 0 else None,
+            prefetch_factor=_PREFETCH if num_workers > 0 else None,
         )
         iterator = iter(loader)
         try:
-            for batch, failures in iterator:
-                self._note(failures)
-                yield batch
+            for slot, found in iterator:
+                if isinstance(found, DataError):
+                    raise found
+                self._note(found)
+                # Copies: the slot is written again.
+                yield (
+                    UnpairedBatch(*slots[slot]).pin_memory() if self.pin_memory else UnpairedBatch(*slots[slot].clone())
+                )
         finally:
             # Now, and not when the last traceback that mentions the iterator is forgotten: that may be never.
             if isinstance(iterator, _MultiProcessingDataLoaderIter):
                 iterator._shutdown_workers()
+
+    def _slots(self, batch_size: int) -> tuple[int, Tensor]:
+        """How many workers there can be, and the memory in which they leave their batches.
+
+        One more than they can have finished or be at: the one that is being read. Memory that is shared once, because
+        passing tensors through a queue costs several times what making a cached image does: a file, its pages and two
+        sockets each.
+
+        Returns:
+            Number of workers, and slots x 2 domains x batch x C x crop x crop float32, of no value yet.
+        """
+        shape = (self.num_workers * _PREFETCH + 1, 2, batch_size, *self.dataset.sample_shape)
+        if self.num_workers == 0:
+            return 0, torch.empty(shape)
+        if _is_forking(self.start_method):  # sees all memory of this process; /dev/shm may be small
+            flat = torch.frombuffer(mmap.mmap(-1, 4 * math.prod(shape)), dtype=torch.float32)
+            return self.num_workers, flat.view(shape)
+        if not _fits_in_shared_memory(4 * math.prod(shape), "the batches", "a container's --shm-size"):
+            return 0, torch.empty(1, *shape[1:])
+        return self.num_workers, torch.empty(shape).share_memory_()
 
     def _note(self, failures: Sequence[BadFile]) -> None:
         """Remember and name files that broke since the start, each once."""
@@ -140,30 +171,38 @@ def build_data(config: DataConfig, *, seed: int, device_type: str, start_method:
     )
 
 
-class _Batches(Dataset[tuple[UnpairedBatch, list[BadFile]]]):
-    """Whole batches by their positions, with the files that failed: workers cannot speak to the user themselves."""
+class _Batches(Dataset[tuple[int, list[BadFile] | DataError]]):
+    """Makes the batch of an order, a slot and positions, in that slot.
 
-    def __init__(self, dataset: UnpairedDataset) -> None:
+    Gives the slot and what workers cannot tell the user themselves: the files that failed, or why there is no batch (an
+    error that a worker raised would arrive with its traceback in the message).
+    """
+
+    def __init__(self, dataset: UnpairedDataset, slots: Tensor) -> None:
         self._dataset = dataset
+        self._slots = slots
 
-    def __getitem__(self, positions: range) -> tuple[UnpairedBatch, list[BadFile]]:
-        samples = [self._dataset.load(position) for position in positions]
-        batch = UnpairedBatch(
-            torch.stack([sample.real_a for sample in samples]), torch.stack([sample.real_b for sample in samples])
-        )
-        return batch, [bad for sample in samples for bad in sample.failures]
+    def __getitem__(self, order: tuple[int, range]) -> tuple[int, list[BadFile] | DataError]:
+        slot, positions = order
+        try:
+            samples = [self._dataset.load(position) for position in positions]
+        except DataError as error:
+            return slot, error
+        torch.stack([sample.real_a for sample in samples], out=self._slots[slot, 0])
+        torch.stack([sample.real_b for sample in samples], out=self._slots[slot, 1])
+        return slot, [bad for sample in samples for bad in sample.failures]
 
 
-class _Positions(Sampler[range]):
-    """The positions of each batch of the rest of a run, never held all at once."""
+class _Orders(Sampler[tuple[int, range]]):
+    """Slot and positions of each batch of the rest of a run, never held all at once."""
 
-    def __init__(self, start: int, num_batches: int, batch_size: int) -> None:
-        self._start, self._num_batches, self._batch_size = start, num_batches, batch_size
+    def __init__(self, start: int, num_batches: int, batch_size: int, num_slots: int) -> None:
+        self._start, self._num_batches, self._batch_size, self._num_slots = start, num_batches, batch_size, num_slots
 
-    def __iter__(self) -> Iterator[range]:
+    def __iter__(self) -> Iterator[tuple[int, range]]:
         for batch in range(self._num_batches):
             first = self._start + batch * self._batch_size
-            yield range(first, first + self._batch_size)
+            yield batch % self._num_slots, range(first, first + self._batch_size)
 
     def __len__(self) -> int:
         return self._num_batches
@@ -217,18 +256,28 @@ def _num_workers(requested: int | None, cached: bool, device_type: str) -> int:
 def _share(checked: Sequence[Checked], num_workers: int, start_method: str | None) -> int:
     """Put the caches where workers find them; returns how many workers there can be."""
     caches = [domain.cache for domain in checked if domain.cache is not None]
-    method = start_method or multiprocessing.get_start_method()
-    if num_workers == 0 or not caches or method == "fork":
+    if num_workers == 0 or not caches or _is_forking(start_method):
         return num_workers
-    needed = sum(cache.num_bytes for cache in caches)
-    room = shutil.disk_usage("/dev/shm").free if sys.platform == "linux" else needed
-    if room < needed:  # usual in containers: 64 MB. Filling it up would kill the process without a word.
-        _log.warning(
-            "no worker processes: /dev/shm has %d MB free and the images need %d; set data.cache: off to have workers",
-            room // 2**20,
-            needed // 2**20,
-        )
+    if not _fits_in_shared_memory(sum(cache.num_bytes for cache in caches), "the images", "data.cache: off"):
         return 0
     for cache in caches:
         cache.share()
     return num_workers
+
+
+def _is_forking(start_method: str | None) -> bool:
+    return (start_method or multiprocessing.get_start_method()) == "fork"
+
+
+def _fits_in_shared_memory(needed: int, what: str, remedy: str) -> bool:
+    """Whether /dev/shm holds so many bytes; says so where not."""
+    room = shutil.disk_usage("/dev/shm").free if sys.platform == "linux" else needed
+    if room < needed:  # usual in containers: 64 MB. Filling it up would kill the process without a word.
+        _log.warning(
+            "no worker processes: /dev/shm has %d MB free and %s need %d; set %s to have workers",
+            room // 2**20,
+            what,
+            needed // 2**20,
+            remedy,
+        )
+    return room >= needed

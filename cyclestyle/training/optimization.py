@@ -82,7 +82,7 @@ class Optimization:
                 network.requires_grad_(True)
 
     def update(self, player: str, loss: Tensor, *, is_last: bool, measure: bool) -> Tensor | None:
-        """Add the gradients of `loss / accumulation`; with the last part of a batch, take the optimizer's step and drop them.
+        """Add the gradients of `loss / accumulation`; with the last part of a batch, take the step and drop them.
 
         Args:
             player: whose parameters.

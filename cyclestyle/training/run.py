@@ -23,7 +23,7 @@ from cyclestyle.data.duplicates import quick_look
 from cyclestyle.data.fixed import load_fixed
 from cyclestyle.data.loader import Data, build_data
 from cyclestyle.data.synthetic import make_samples, samples_complete
-from cyclestyle.devices import Precision, choose_device, choose_precision, is_out_of_memory
+from cyclestyle.devices import Precision, choose_device, choose_precision
 from cyclestyle.distributed import launched_processes, world_size
 from cyclestyle.errors import CheckpointError, ConfigError
 from cyclestyle.evaluation.evaluate import Evaluator
@@ -37,6 +37,7 @@ from cyclestyle.training.best import stopped_early
 from cyclestyle.training.continuation import check_fits, known_length
 from cyclestyle.training.doctor import Doctor
 from cyclestyle.training.ema import Averages
+from cyclestyle.training.failures import explained
 from cyclestyle.training.initial_weights import Files, InitialWeights, read_initial_weights, start_from
 from cyclestyle.training.optimization import Optimization
 from cyclestyle.training.previews import Previews
@@ -93,12 +94,10 @@ def train(config: Config | Mapping[str, Any] | str | Path, init_from: Files = ()
     try:
         stop = trainer.run()
     except (MemoryError, RuntimeError) as error:
-        if not is_out_of_memory(error):
+        line = explained(error, config.train, trainer.device)
+        if line is None:
             raise
-        raise ConfigError(
-            f"out of memory on {trainer.device.type}: lower data.crop_size, train.batch_size or generator.filters, or "
-            f"raise optimizer.accumulation (each batch of {config.train.batch_size} then goes through in parts)"
-        ) from error
+        raise line from error
     trainer.tracker.hparams(to_mapping(config), trainer.watch.scores)
     trainer.tracker.close()
     if data.bad_files:
@@ -209,7 +208,7 @@ def _spend_less(config: TrainConfig, method: Method) -> None:
     if config.compile:
         for player in method.players:
             for network in method.networks_of(player):
-                network.compile()
+                network.compile(dynamic=False)  # batches of one and of two images, each compiled for itself
 
 
 def _can_record(config: Config, device: torch.device, precision: Precision) -> bool:

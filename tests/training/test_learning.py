@@ -181,7 +181,7 @@ def test_bf16_steps_stay_near_a_plain_cyclegan() -> None:
         assert ours == pytest.approx(plain, rel=0.05, abs=0.01), name
 
 
-# ------------------------------------------------------------------------------------- fit to be recorded as a CUDA graph
+# -------------------------------------------------------------------------------- fit to be recorded as a CUDA graph
 
 
 class Watching(TorchDispatchMode):

@@ -9,14 +9,17 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch._dynamo
+from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import cyclestyle
 from cyclestyle.checkpoint import load_checkpoint
-from cyclestyle.config.loading import load_config
+from cyclestyle.config.loading import config_from_mapping, load_config
+from cyclestyle.devices import Precision
 from cyclestyle.errors import CheckpointError, ConfigError, DataError
 from cyclestyle.training.layout import score_tag, tensorboard_tag
-from cyclestyle.training.run import resume, train
+from cyclestyle.training.run import _can_record, resume, train
 
 
 def start(settings: list[str], *more: str) -> Path:
@@ -187,8 +190,69 @@ def test_out_of_memory_is_one_line(tiny: list[str], monkeypatch: pytest.MonkeyPa
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes")
 
     monkeypatch.setattr("cyclestyle.methods.cyclegan.CycleGAN.forward_batch", forward)
-    with pytest.raises(ConfigError, match=r"out of memory on cpu: lower data\.crop_size"):
+    with pytest.raises(
+        ConfigError, match=r"out of memory on cpu: set train\.checkpointing=true, lower data\.crop_size"
+    ):
         start(tiny, "train.steps=1")
+
+
+def test_recomputed_activations_change_nothing(tiny: list[str]) -> None:
+    plain = load_file(start(tiny, "train.steps=3") / "translators" / "photo_to_painting.safetensors")
+    run = start(tiny, "train.steps=3", "train.checkpointing=true", "name=less")
+    less = load_file(run / "translators" / "photo_to_painting.safetensors")
+    assert all(torch.equal(less[name], value) for name, value in plain.items())
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute")  # torch.compile looks at its inputs
+def test_compiled_networks_train_and_keep_their_names(tiny: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Traced by torch.compile, but run as they are: its code generator would take minutes."""
+    compiled: list[str] = []
+    original = torch.nn.Module.compile
+
+    def compile_without_code(network: torch.nn.Module, **options: object) -> None:
+        compiled.append(type(network).__name__)
+        original(network, backend="eager", fullgraph=True, **options)
+
+    monkeypatch.setattr(torch.nn.Module, "compile", compile_without_code)
+    plain = load_file(start(tiny, "train.steps=3") / "translators" / "photo_to_painting.safetensors")
+    assert compiled == []
+    run = start(tiny, "train.steps=3", "train.compile=true", "name=compiled")
+    assert compiled == ["ResnetGenerator"] * 2 + ["PatchDiscriminator"] * 2
+    found = load_file(run / "translators" / "photo_to_painting.safetensors")
+    assert found.keys() == plain.keys()
+    for name, value in plain.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-3, atol=1e-5)
+
+
+def test_a_failing_compiler_is_one_line(tiny: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(*_: object) -> None:
+        raise torch._dynamo.exc.BackendCompilerFailed(failing, RuntimeError("No working C++ compiler found"), None)
+
+    monkeypatch.setattr("cyclestyle.methods.cyclegan.CycleGAN.forward_batch", failing)
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda *_, **__: None)
+    with pytest.raises(ConfigError, match=r"train\.compile=true failed .*: set train\.compile=false"):
+        start(tiny, "train.steps=1", "train.compile=true")
+
+
+def test_steps_are_recorded_where_that_can_be() -> None:
+    def can(device: str, precision: str = "bf16", **settings: object) -> bool:
+        train = {"steps": 1, **{name: value for name, value in settings.items() if name != "dropout"}}
+        generator = {"dropout": settings.get("dropout", 0.0)}
+        config = config_from_mapping({"data": {"root": "unused"}, "train": train, "generator": generator})
+        return _can_record(config, torch.device(device), Precision(precision, ""))
+
+    assert can("cuda")
+    assert can("cuda", "fp32", checkpointing=True)
+    assert can("cuda", dropout=0.5)
+    assert not can("cpu")
+    assert not can("cuda", "fp16")
+    assert not can("cuda", cuda_graph=False)
+    assert not can("cuda", checkpointing=True, dropout=0.5)
+
+
+def test_a_profile_lies_in_the_run_folder(tiny: list[str]) -> None:
+    run = start(tiny, "train.steps=8", "train.profile=2")
+    assert [path.name for path in (run / "profile").iterdir()] == ["step_00000007.pt.trace.json.gz"]
 
 
 def test_several_processes_are_refused(tiny: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
