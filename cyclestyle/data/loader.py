@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import mmap
@@ -11,7 +12,7 @@ import shutil
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,11 +28,14 @@ from cyclestyle.data.dataset import BadFile, UnpairedDataset
 from cyclestyle.data.folders import DomainFolders, find_folders
 from cyclestyle.data.transforms import check_augment
 from cyclestyle.devices import num_cores
-from cyclestyle.errors import ConfigError
+from cyclestyle.errors import ConfigError, DataError
 
 _log = logging.getLogger("cyclestyle")
 
-_PREFETCH = 2  # batches that each worker has finished, or is at, before they are asked for
+_PREFETCH = 2  # batches that each worker has begun or finished before they are asked for
+
+Found = list[BadFile] | DataError
+"""What workers cannot tell the user themselves: files that broke since the start, or why there is no batch."""
 
 
 @dataclass
@@ -72,53 +76,59 @@ class Data:
             num_batches: how many to give.
             batch_size: images of each domain in one.
         """
-        num_workers, slots = self._slots(batch_size)
+        starts = range(start_position, start_position + num_batches * batch_size, batch_size)
+        shape = 2, batch_size, *self.dataset.sample_shape
+        slots = self._slots(shape) if self.num_workers else None
+        made = self._made_here(starts, shape) if slots is None else self._made_by_workers(starts, slots)
+        with contextlib.closing(made):
+            for images, found in made:
+                if isinstance(found, DataError):
+                    raise found
+                self._note(found)
+                yield UnpairedBatch(images[0], images[1])
+
+    def _made_here(self, starts: range, shape: tuple[int, ...]) -> Generator[tuple[Tensor, Found]]:
+        """Both domains' images of each batch, 2 x N x C x crop x crop, and what was found on the way."""
+        for start in starts:
+            images = torch.empty(shape, pin_memory=self.pin_memory)
+            yield images, _fill(images, self.dataset, start)
+
+    def _made_by_workers(self, starts: range, slots: Tensor) -> Generator[tuple[Tensor, Found]]:
+        """The same, prepared ahead; workers leave a batch in a slot and only say that it is there."""
         loader = DataLoader(
             _Batches(self.dataset, slots),
-            sampler=_Orders(start_position, num_batches, batch_size, len(slots)),
+            sampler=_Orders(starts, len(slots)),
             batch_size=None,  # _Batches makes whole batches
-            num_workers=num_workers,
+            num_workers=self.num_workers,
             collate_fn=_as_it_is,
             worker_init_fn=_ignore_signals,
             # Its own, unused: else every iterator would draw from torch's global generator and move what comes after.
             generator=torch.Generator(),
-            multiprocessing_context=self.start_method if num_workers > 0 else None,
-            prefetch_factor=_PREFETCH if num_workers > 0 else None,
+            multiprocessing_context=self.start_method,
+            prefetch_factor=_PREFETCH,
         )
         iterator = iter(loader)
+        assert isinstance(iterator, _MultiProcessingDataLoaderIter)
         try:
-            for slot, found in iterator:
-                if isinstance(found, DataError):
-                    raise found
-                self._note(found)
-                # Copies: the slot is written again.
-                yield (
-                    UnpairedBatch(*slots[slot]).pin_memory() if self.pin_memory else UnpairedBatch(*slots[slot].clone())
-                )
+            for slot, found in iterator:  # copied before the next is asked for: then the slot may be written again
+                yield slots[slot].pin_memory() if self.pin_memory else slots[slot].clone(), found
         finally:
             # Now, and not when the last traceback that mentions the iterator is forgotten: that may be never.
-            if isinstance(iterator, _MultiProcessingDataLoaderIter):
-                iterator._shutdown_workers()
+            iterator._shutdown_workers()
 
-    def _slots(self, batch_size: int) -> tuple[int, Tensor]:
-        """How many workers there can be, and the memory in which they leave their batches.
+    def _slots(self, shape: tuple[int, ...]) -> Tensor | None:
+        """Memory for as many batches of this shape as workers can have begun, and the one being read; None: no room.
 
-        One more than they can have finished or be at: the one that is being read. Memory that is shared once, because
-        passing tensors through a queue costs several times what making a cached image does: a file, its pages and two
-        sockets each.
-
-        Returns:
-            Number of workers, and slots x 2 domains x batch x C x crop x crop float32, of no value yet.
+        It is shared once. Tensors that pass through a queue cost several times what making a cached image costs: a file
+        each, its pages, two sockets.
         """
-        shape = (self.num_workers * _PREFETCH + 1, 2, batch_size, *self.dataset.sample_shape)
-        if self.num_workers == 0:
-            return 0, torch.empty(shape)
-        if _is_forking(self.start_method):  # sees all memory of this process; /dev/shm may be small
-            flat = torch.frombuffer(mmap.mmap(-1, 4 * math.prod(shape)), dtype=torch.float32)
-            return self.num_workers, flat.view(shape)
-        if not _fits_in_shared_memory(4 * math.prod(shape), "the batches", "a container's --shm-size"):
-            return 0, torch.empty(1, *shape[1:])
-        return self.num_workers, torch.empty(shape).share_memory_()
+        shape = self.num_workers * _PREFETCH + 1, *shape
+        num_bytes = math.prod(shape) * 4
+        if _is_forking(self.start_method):  # then any shared mapping will do, and /dev/shm is often small
+            return torch.frombuffer(mmap.mmap(-1, num_bytes), dtype=torch.float32).view(shape)
+        if not _fits_in_shared_memory(num_bytes, "the batches", "a container's --shm-size"):
+            return None
+        return torch.empty(shape).share_memory_()
 
     def _note(self, failures: Sequence[BadFile]) -> None:
         """Remember and name files that broke since the start, each once."""
@@ -171,41 +181,43 @@ def build_data(config: DataConfig, *, seed: int, device_type: str, start_method:
     )
 
 
-class _Batches(Dataset[tuple[int, list[BadFile] | DataError]]):
-    """Makes the batch of an order, a slot and positions, in that slot.
+def _fill(images: Tensor, dataset: UnpairedDataset, start: int) -> Found:
+    """Write the batch that begins at a position into 2 x N x C x crop x crop.
 
-    Gives the slot and what workers cannot tell the user themselves: the files that failed, or why there is no batch (an
-    error that a worker raised would arrive with its traceback in the message).
+    An error is returned, not raised: one that a worker raised would arrive with its traceback in the message.
     """
+    try:
+        samples = [dataset.load(start + place) for place in range(images.shape[1])]
+    except DataError as error:
+        return error
+    torch.stack([sample.real_a for sample in samples], out=images[0])
+    torch.stack([sample.real_b for sample in samples], out=images[1])
+    return [bad for sample in samples for bad in sample.failures]
+
+
+class _Batches(Dataset[tuple[int, Found]]):
+    """Makes the batch of an order, (slot, position), in that slot."""
 
     def __init__(self, dataset: UnpairedDataset, slots: Tensor) -> None:
-        self._dataset = dataset
-        self._slots = slots
+        self._dataset, self._slots = dataset, slots
 
-    def __getitem__(self, order: tuple[int, range]) -> tuple[int, list[BadFile] | DataError]:
-        slot, positions = order
-        try:
-            samples = [self._dataset.load(position) for position in positions]
-        except DataError as error:
-            return slot, error
-        torch.stack([sample.real_a for sample in samples], out=self._slots[slot, 0])
-        torch.stack([sample.real_b for sample in samples], out=self._slots[slot, 1])
-        return slot, [bad for sample in samples for bad in sample.failures]
+    def __getitem__(self, order: tuple[int, int]) -> tuple[int, Found]:
+        slot, start = order
+        return slot, _fill(self._slots[slot], self._dataset, start)
 
 
-class _Orders(Sampler[tuple[int, range]]):
-    """Slot and positions of each batch of the rest of a run, never held all at once."""
+class _Orders(Sampler[tuple[int, int]]):
+    """Slot and position of each batch of the rest of a run, never held all at once."""
 
-    def __init__(self, start: int, num_batches: int, batch_size: int, num_slots: int) -> None:
-        self._start, self._num_batches, self._batch_size, self._num_slots = start, num_batches, batch_size, num_slots
+    def __init__(self, starts: range, num_slots: int) -> None:
+        self._starts, self._num_slots = starts, num_slots
 
-    def __iter__(self) -> Iterator[tuple[int, range]]:
-        for batch in range(self._num_batches):
-            first = self._start + batch * self._batch_size
-            yield batch % self._num_slots, range(first, first + self._batch_size)
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        for batch, start in enumerate(self._starts):
+            yield batch % self._num_slots, start
 
     def __len__(self) -> int:
-        return self._num_batches
+        return len(self._starts)
 
 
 def _as_it_is(batch: Any) -> Any:

@@ -98,6 +98,19 @@ def test_spawned_workers(tmp_path, monkeypatch):
     assert len(shared) == 2
 
 
+def test_a_batch_is_copied_before_its_memory_is_written_again(tmp_path, monkeypatch):
+    config = make_set(tmp_path)
+    whole = stream(config)
+    clone = torch.Tensor.clone
+
+    def slow_clone(images):
+        time.sleep(0.05)  # for the worker many batches long
+        return clone(images)
+
+    monkeypatch.setattr(torch.Tensor, "clone", slow_clone)
+    assert torch.equal(stream(replace(config, num_workers=1)), whole)
+
+
 def test_the_global_generator_is_left_alone(tmp_path):
     data = build_data(make_set(tmp_path), seed=0, device_type="cpu")
     torch.manual_seed(0)
@@ -124,8 +137,9 @@ def test_when_nothing_can_be_read_any_more(tmp_path, num_workers):
     data = build_data(replace(make_set(tmp_path), cache="off", num_workers=num_workers), seed=0, device_type="cpu")
     for path in (tmp_path / "trainA").iterdir():
         path.unlink()
-    with pytest.raises(DataError, match=r"no image of domain a can be read any more"):
+    with pytest.raises(DataError, match=r"^no image of domain a can be read any more.*No such file.*$") as caught:
         list(data.batches(0, 1, 1))
+    assert "\n" not in str(caught.value)  # no traceback of a worker
 
 
 def test_how_many_workers(tmp_path, monkeypatch):
@@ -158,6 +172,13 @@ def test_too_little_shared_memory(tmp_path, monkeypatch, caplog):
     assert build_data(config, seed=0, device_type="cpu", start_method="spawn").num_workers == 0
     assert "/dev/shm" in caplog.text
     assert build_data(config, seed=0, device_type="cpu", start_method="fork").num_workers == 2
+    caplog.clear()
+    whole = stream(replace(config, num_workers=0))
+    assert torch.equal(stream(replace(config, cache="off"), start_method="spawn"), whole)
+    assert "/dev/shm has 0 MB free and the batches need" in caplog.text
+    caplog.clear()
+    assert torch.equal(stream(replace(config, cache="off"), start_method="fork"), whole)
+    assert caplog.text == ""
 
 
 def test_what_cannot_be_trained_on_is_refused_before_reading(tmp_path, monkeypatch):
