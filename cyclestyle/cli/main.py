@@ -20,11 +20,12 @@ from types import ModuleType
 from typing import NoReturn, TextIO
 
 from cyclestyle import __version__
-from cyclestyle.cli import compare, config, evaluate, export, import_, report, runs, samples, train, translate
+from cyclestyle.cli import compare, config, evaluate, export, import_, plan, report, runs, samples, train, translate
 from cyclestyle.errors import CyclestyleError
 
 VERBS = {
     "train": train,
+    "plan": plan,
     "translate": translate,
     "evaluate": evaluate,
     "report": report,

@@ -51,10 +51,11 @@ class InstanceNorm(nn.Module):
             return F.group_norm(x, num_groups=self.channels, eps=self.eps)
 
     def _batch_norm_of_each(self, x: Tensor) -> Tensor:
-        # fp32 scale and shift that change nothing: without them bf16 is rounded twice.
-        wide = torch.promote_types(x.dtype, torch.float32)
-        one, zero = torch.ones(self.channels, dtype=wide), torch.zeros(self.channels, dtype=wide)
-        normed = [F.batch_norm(each, None, None, one, zero, training=True, eps=self.eps) for each in x.split(1)]
+        scale, shift = None, None
+        if x.dtype in (torch.bfloat16, torch.float16):
+            # Ones and zeros in fp32 change nothing; without them half precision is rounded twice.
+            scale, shift = torch.ones(self.channels), torch.zeros(self.channels)
+        normed = [F.batch_norm(each, None, None, scale, shift, training=True, eps=self.eps) for each in x.split(1)]
         return normed[0] if len(normed) == 1 else torch.cat(normed)
 
     def extra_repr(self) -> str:

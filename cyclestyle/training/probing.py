@@ -110,6 +110,7 @@ class Probe:
         peak_bytes: the most during the steps.
         host_bytes: the most of the process itself, also where it trains on a GPU.
         free_bytes: what the GPU had free before anything was put there; 0 without one.
+        precision: the arithmetic, and why, in words.
         between: see `Task.is_watched`.
     """
 
@@ -121,6 +122,7 @@ class Probe:
     peak_bytes: int
     host_bytes: int
     free_bytes: int
+    precision: str
     between: Between | None = None
 
 
@@ -215,6 +217,7 @@ def measure(config: Config, task: Task) -> Probe:
         peak_bytes=peak,
         host_bytes=max(host, _peak(torch.device("cpu"))),
         free_bytes=free,
+        precision=f"{precision.name} ({precision.reason})",
         between=between,
     )
 
@@ -231,7 +234,7 @@ def _random_batches(config: Config, size: int) -> Iterator[UnpairedBatch]:
     """Noise of the configured size, as the loader would give it."""
     shape = (size, config.data.channels, config.data.crop_size, config.data.crop_size)
     while True:
-        batch = UnpairedBatch(*(torch.rand(shape).mul_(2).sub_(1) for _ in _DOMAINS))
+        batch = UnpairedBatch(torch.rand(shape).mul_(2).sub_(1), torch.rand(shape).mul_(2).sub_(1))
         yield batch.pin_memory() if torch.cuda.is_available() else batch
 
 
@@ -254,7 +257,7 @@ def _between(
     is_evaluated: bool,
 ) -> Between:
     """Do once what a run does every so many steps."""
-    method, averages, optimization = trained
+    method, averages, _ = trained
     device = batch.real_a.device
     size = square_size(config.data, config.generator)
     shape = (size, size, config.data.channels)
@@ -266,7 +269,8 @@ def _between(
     doctor = Doctor(every=1, upsample=config.generator.upsample, names=_DOMAINS)
     doctor.look(1, batch, learned.translations)  # the first look makes what later ones use again
     look = _timed(lambda: doctor.look(1, batch, learned.translations), device)
-    previews = Previews(*([("", pictures[domain][0].pixels)] for domain in _DOMAINS), _DOMAINS)
+    row_a, row_b = ([("", pictures[domain][0].pixels)] for domain in _DOMAINS)
+    previews = Previews(row_a, row_b, _DOMAINS)
 
     def draw() -> None:
         with precision.autocast(device):

@@ -1,0 +1,138 @@
+"""What `cyclestyle plan` says, against what a short training then does: memory and seconds a step.
+
+    python benchmarks/forecast.py [--size 64 96] [--batch 1 4] [--filters 16 64] [--checkpointing false true]
+        [--steps 12] [--evaluated] [--repeat 1] [key=value ...]
+
+Each combination is planned, then trained for a few steps on pictures of noise in a temporary folder, each in a process
+of its own; prints a row each. Measured memory is the peak resident set of the training process (`ru_maxrss`); measured
+seconds are the median of the steps after the second. Where other work runs beside, ratios of processor time say more
+than those by the clock. filters 64: the paper's networks, smaller ones have 3 residual blocks.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+TRAIN = """
+import json, sys, time
+import cyclestyle
+from cyclestyle.config.loading import load_config
+from cyclestyle.training.trainer import Trainer
+
+walls, processors, learn = [], [], Trainer.learn
+
+def timed(self, feed):
+    wall, processor = time.perf_counter(), time.process_time()
+    learn(self, feed)
+    walls.append(time.perf_counter() - wall)
+    processors.append(time.process_time() - processor)
+
+Trainer.learn = timed
+cyclestyle.train(load_config(None, sys.argv[1:]))
+print(json.dumps({"walls": walls, "processors": processors}))
+"""
+"""Trains, and prints what each step took."""
+
+_MIB = 2**20
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", type=int, nargs="+", default=[64, 96])
+    parser.add_argument("--batch", type=int, nargs="+", default=[1, 4])
+    parser.add_argument("--filters", type=int, nargs="+", default=[16, 64])
+    parser.add_argument("--checkpointing", nargs="+", default=["false", "true"])
+    parser.add_argument("--steps", type=int, default=12)
+    parser.add_argument("--evaluated", action="store_true", help="with an evaluation of 24 pictures at the end")
+    parser.add_argument("--repeat", type=int, default=1)
+    parser.add_argument("settings", nargs="*", metavar="key=value")
+    args = parser.parse_intermixed_args()
+    print(f"{'':34}{'MiB':^24}{'s a step':^24}{'processor s a step':^24}{'plan':>7}")
+    print(f"{'px':>4}{'batch':>7}{'filters':>9}{'checkpointing':>14}" + f"{'forecast':>10}{'did':>8}{'ratio':>6}" * 3)
+    ratios: dict[str, list[float]] = {"memory": [], "seconds": [], "processor": []}
+    with tempfile.TemporaryDirectory() as folder:
+        write_noise(Path(folder) / "data")
+        for size, batch, filters, again, _ in itertools.product(
+            args.size, args.batch, args.filters, args.checkpointing, range(args.repeat)
+        ):
+            settings = [
+                f"data.root={folder}/data", f"output_dir={folder}/runs", f"train.steps={args.steps}",
+                f"data.crop_size={size}", f"data.load_size={size * 9 // 8}", f"train.batch_size={batch}",
+                f"generator.filters={filters}", f"discriminator.filters={filters}",
+                f"generator.blocks={9 if filters >= 64 else 3}", f"train.checkpointing={again}",
+                f"evaluate.every={1000 if args.evaluated else 0}", "evaluate.num_images=24", *args.settings,
+            ]  # fmt: skip
+            row = compare(settings, Path(folder) / "runs")
+            cells = ""
+            for name, (told, did) in row["pairs"].items():
+                ratios[name].append(told / did)
+                cells += f"{told:10.4g}{did:8.4g}{told / did:6.2f}"
+            print(f"{size:>4}{batch:>7}{filters:>9}{again:>14}{cells}{row['plan_seconds']:6.0f}s", flush=True)
+    for name, values in ratios.items():
+        inside = sum(0.8 <= value <= 1.2 for value in values)
+        print(
+            f"{name}: ratio {min(values):.2f} to {max(values):.2f}, median {statistics.median(values):.2f}, "
+            f"{inside} of {len(values)} within 20%"
+        )
+
+
+def write_noise(root: Path) -> None:
+    """A data set of smooth noise, 256 px."""
+    random = np.random.default_rng(0)
+    for name, count in {"trainA": 40, "trainB": 32, "testA": 24, "testB": 24}.items():
+        (root / name).mkdir(parents=True)
+        for index in range(count):
+            coarse = Image.fromarray(random.integers(0, 256, (16, 16, 3), dtype=np.uint8))
+            coarse.resize((256, 256), Image.Resampling.BICUBIC).save(root / name / f"{index}.jpg")
+
+
+def compare(settings: list[str], runs: Path) -> dict[str, Any]:
+    """Forecast and measured: pairs of MiB, of seconds a step, of processor seconds a step."""
+    started = time.perf_counter()
+    told, _ = run("-m", "cyclestyle.cli.main", "plan", "--json", *settings)
+    plan_seconds = time.perf_counter() - started
+    plan = json.loads(told)
+    printed, peak = run("-c", TRAIN, *settings)
+    steps = json.loads(printed.splitlines()[-1])
+    subprocess.run(["rm", "-rf", str(runs)], check=True)
+    pairs = {
+        "memory": (plan["memory"]["peak"] / _MIB, peak / _MIB),
+        "seconds": (plan["seconds_per_step"], statistics.median(steps["walls"][2:])),
+        "processor": (plan["processor_seconds_per_step"], statistics.median(steps["processors"][2:])),
+    }
+    return {"plan_seconds": plan_seconds, "pairs": pairs}
+
+
+def run(*words: str) -> tuple[str, int]:
+    """What a Python process prints, and the bytes of its peak resident set.
+
+    The system counts this process's own memory into it, which is why nothing large is imported here.
+    """
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as errors:
+        process = subprocess.Popen([sys.executable, *words], stdout=out, stderr=errors, env=environment)
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        out.seek(0)
+        errors.seek(0)
+        if process.returncode != 0:
+            raise SystemExit(f"{words[:4]} ended with {process.returncode}: {errors.read()[-2000:]}")
+        return out.read(), usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,436 @@
+"""What a training will take, told before it starts: memory, time, disk, and the largest batch that fits.
+
+Pictures are counted by their headers; steps are tried by `probing`, in batches that `fitting` chooses; what is here
+puts a run's figures together.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cyclestyle.config.loading import config_from_mapping, load_config
+from cyclestyle.config.schema import SAMPLE_ROOT, Config, DataConfig
+from cyclestyle.data.check import check_images, fits_in_memory
+from cyclestyle.data.dataset import stored_bytes
+from cyclestyle.data.folders import find_folders
+from cyclestyle.data.loader import _num_workers, _requested_workers
+from cyclestyle.data.synthetic import make_samples, samples_complete
+from cyclestyle.data.transforms import build_resize, check_augment
+from cyclestyle.devices import choose_device, free_memory, used_memory
+from cyclestyle.errors import ConfigError
+from cyclestyle.training.fitting import Tried, try_batches
+from cyclestyle.training.probing import Between, Probe, Task, probe
+from cyclestyle.training.run import _length
+from cyclestyle.training.scoring import _NUM_TRAINING, _SMALLEST, square_size
+
+logger = logging.getLogger("cyclestyle")
+
+Prober = Callable[[Config, Task], Probe | None]
+
+USABLE = 0.9
+"""Share of the free memory that a training may take: the forecast errs, and others want some."""
+WRITE_SPEED = 200e6
+"""Bytes a second that checkpoints are assumed to be written with, synced."""
+PNG_SHARE = 0.6
+"""What is assumed to be left of a sample grid's bytes as PNG."""
+WORKER_BYTES = 64 * 2**20
+"""A worker process beyond what it shares with the one that forked it: 20 to 110 MiB were seen, by size of the files."""
+
+_GIB = 2**30
+_COPIES_SCORED = 6  # floats that scores hold at once of each pixel: patches at several sizes, source, translation
+_IMAGES_HELD = 16  # floats that a step holds at least of each pixel: 8 pictures of each domain
+
+
+@dataclass(frozen=True, kw_only=True)
+class Images:
+    """The pictures of a run.
+
+    Attributes:
+        counts: training pictures of A and of B, by the domain's name.
+        num_tests: of A and of B, what an evaluation looks at.
+        num_compared: training pictures that it looks at too, of both domains together.
+        cache_bytes: what keeping all training pictures in memory takes; 0 where they are not kept.
+        num_workers: processes that prepare batches.
+        are_missing: the sample set, which the first start makes; its known numbers stand here.
+    """
+
+    counts: dict[str, int]
+    num_tests: tuple[int, int]
+    num_compared: int
+    cache_bytes: int
+    num_workers: int
+    are_missing: bool
+
+    @property
+    def epoch(self) -> int:
+        """Images of each domain that an epoch shows."""
+        return max(self.counts.values())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Memory:
+    """Bytes at the peak.
+
+    Attributes:
+        peak: of the training process; on a GPU what torch holds there (`memory_gb` in metrics.jsonl).
+        steps, evaluations: the most in each, the larger of which is `peak`; evaluations 0: there are none.
+        host: of the training process itself: `peak`, but where it trains on a GPU.
+        cache: of `host`, training pictures that are kept.
+        workers: what worker processes take beside it.
+        free, host_free: what the device, and the machine, have to give to a training.
+    """
+
+    peak: int
+    steps: int
+    evaluations: int
+    host: int
+    cache: int
+    workers: int
+    free: int
+    host_free: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Seconds:
+    """Of the whole run, by what they are spent on, and how often that is."""
+
+    steps: float
+    evaluations: float
+    grids: float
+    checkpoints: float
+    num_evaluations: int
+    num_grids: int
+    num_checkpoints: int
+
+    @property
+    def total(self) -> float:
+        """All together."""
+        return self.steps + self.evaluations + self.grids + self.checkpoints
+
+
+@dataclass(frozen=True, kw_only=True)
+class Disk:
+    """Bytes in the run folder at its end.
+
+    Attributes:
+        checkpoint: one of them; while it is written, the one that it replaces is still there.
+        num_checkpoints: kept at most, the best one included.
+        translators: all.
+        grids: sample grids, as files and in TensorBoard; an estimate.
+        free: on that disk.
+    """
+
+    checkpoint: int
+    num_checkpoints: int
+    translators: int
+    grids: int
+    free: int
+
+    @property
+    def total(self) -> int:
+        """All together."""
+        return self.num_checkpoints * self.checkpoint + self.translators + self.grids
+
+
+@dataclass(frozen=True, kw_only=True)
+class Forecast:
+    """What a run will take.
+
+    Attributes:
+        folder: of the run.
+        images, memory, seconds, disk: see there.
+        num_steps, num_epochs, batch_size: its length.
+        parameters: of each player's networks.
+        device, precision: where and in what arithmetic.
+        seconds_per_step: by the clock, looks of the doctor included, waiting for data not.
+        processor_seconds_per_step: the same of all cores together.
+        images_per_second: of each domain.
+        num_measured: steps of that size that were timed; 0: it follows from smaller ones.
+        largest_batch: the largest `train.batch_size` that fits, with `optimizer.accumulation` as it is.
+        is_largest_sure: that size was tried; else it follows from a line through the memory of those that were.
+        tried: batch sizes that were tried.
+        notes: what should be known of these figures, a sentence each.
+    """
+
+    folder: str
+    images: Images
+    num_steps: int
+    num_epochs: float
+    batch_size: int
+    parameters: dict[str, int]
+    device: str
+    precision: str
+    seconds_per_step: float
+    processor_seconds_per_step: float
+    images_per_second: float
+    num_measured: int
+    memory: Memory
+    seconds: Seconds
+    disk: Disk
+    largest_batch: int
+    is_largest_sure: bool
+    tried: tuple[int, ...]
+    notes: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """As nested plain values: bytes, seconds and counts, with their totals."""
+        plain = asdict(self)
+        plain["seconds"]["total"] = self.seconds.total
+        plain["disk"]["total"] = self.disk.total
+        return plain
+
+
+def forecast(
+    config: Config | Mapping[str, Any] | str | Path, *, seconds: float = 20.0, prober: Prober = probe
+) -> Forecast:
+    """What training with `config` will take on this machine; nothing is written.
+
+    Args:
+        config: a loaded `Config`, a nested mapping like the YAML files, or the path of a YAML file.
+        seconds: about so long may the steps of one batch take; two or three are tried.
+        prober: takes the steps.
+
+    Raises:
+        CyclestyleError: a mistake in the config, or a run that does not fit into the memory.
+    """
+    if isinstance(config, str | Path):
+        config = load_config(Path(config))
+    elif not isinstance(config, Config):
+        config = config_from_mapping(config)
+    device = choose_device(config.train.device).type
+    images = look_at_images(config.data, config.evaluate.num_images, device)
+    parts = config.optimizer.accumulation
+    micro = config.train.batch_size // parts
+    tried, memory = _try(config, images, device, seconds, prober)
+    between = tried.probes[1].between
+    assert between is not None, "the first probe was asked for it"
+    num_steps = config.train.steps or _length(config.train.epochs, images.epoch, config.train.batch_size)
+    look = between.look_seconds / config.doctor.every if config.doctor.every else 0.0
+    per_step = look + tried.seconds_at(micro)
+    spent = _seconds(config, images, between, num_steps, per_step)
+    return Forecast(
+        folder=str(Path(config.output_dir) / config.name),
+        images=images,
+        num_steps=num_steps,
+        num_epochs=num_steps * config.train.batch_size / images.epoch,
+        batch_size=config.train.batch_size,
+        parameters=between.parameters,
+        device=device,
+        precision=tried.probes[1].precision,
+        seconds_per_step=per_step,
+        processor_seconds_per_step=look + tried.seconds_at(micro, lambda each: each.processor_seconds),
+        images_per_second=config.train.batch_size / per_step,
+        num_measured=tried.probes[micro].num_measured if micro in tried.probes else 0,
+        memory=memory,
+        seconds=spent,
+        disk=(disk := _disk(config, between, spent)),
+        largest_batch=parts * tried.largest,
+        is_largest_sure=tried.is_sure,
+        tried=tuple(parts * batch for batch in sorted(tried.probes)),
+        notes=tuple(_notes(config, images, disk, is_measured=micro in tried.probes)),
+    )
+
+
+# ------------------------------------------------------------------------------------------------------- pictures
+
+
+def look_at_images(data: DataConfig, num_scored: int, device: str) -> Images:
+    """Count the pictures, by headers alone; the sample set is not made where it is absent.
+
+    Args:
+        data: the section.
+        num_scored: `evaluate.num_images`.
+        device: "cpu", "cuda" or "mps".
+
+    Raises:
+        DataError, ConfigError: as a run's start would.
+    """
+    requested = _requested_workers(data)
+    check_augment(data, [])
+    root = data.root
+    is_missing = root is not None and Path(root) == Path(SAMPLE_ROOT) and not samples_complete(Path(root))
+    if is_missing:
+        known = inspect.signature(make_samples).parameters
+        num_train, num_test, size = (known[name].default for name in ("num_train", "num_test", "size"))
+        counts, tests, compared = (num_train, num_train), (num_test, num_test), 2 * min(num_train, _NUM_TRAINING)
+        shape = (*build_resize(data).shape(size, size), data.channels)
+        num_bytes = 2 * num_train * stored_bytes(shape, np.dtype(np.uint8))
+    else:
+        a, b = find_folders(data)
+        keys = [f"data.{x}.train" if domain.train else "data.root" for x, domain in (("a", data.a), ("b", data.b))]
+        checked = [check_images(each.train_files, data, each.name, key) for each, key in zip((a, b), keys, strict=True)]
+        check_augment(data, {dtype for each in checked for dtype in each.dtypes})
+        counts = (len(a.train_files), len(b.train_files))
+        tests = (len(a.test_files or a.train_files), len(b.test_files or b.train_files))
+        compared = sum(min(len(each.train_files), _NUM_TRAINING) for each in (a, b) if each.test)
+        num_bytes = sum(each.cache_bytes for each in checked)
+    is_cached = fits_in_memory(num_bytes, data)
+    return Images(
+        counts=dict(zip((data.a.name or "a", data.b.name or "b"), counts, strict=True)),
+        num_tests=(min(tests[0], num_scored), min(tests[1], num_scored)),
+        num_compared=compared,
+        cache_bytes=num_bytes if is_cached else 0,
+        num_workers=_num_workers(requested, is_cached, device),
+        are_missing=is_missing,
+    )
+
+
+# --------------------------------------------------------------------------------------------------------- memory
+
+
+def _try(config: Config, images: Images, device: str, seconds: float, prober: Prober) -> tuple[Tried, Memory]:
+    """Take steps of a few batches, and add what a run holds beside them; raises `ConfigError` where it does not fit."""
+    parts = config.optimizer.accumulation
+    micro = config.train.batch_size // parts
+
+    def take(batch: int, **more: bool) -> Probe | None:
+        logger.info("trying train.batch_size=%d", parts * batch)
+        return prober(config, Task(micro_batch=batch, seconds=seconds, **more))
+
+    first = take(1, is_watched=True, is_evaluated=_is_evaluated(config, images))
+    if first is None:
+        raise ConfigError(f"does not fit: {_size(config, parts)} ran out of memory on {device}; {_knobs(config, 0)}")
+    empty = _memory(config, images, first, 0, device)
+    tried = try_batches(
+        take,
+        first,
+        micro,
+        limit=USABLE * empty.free - empty.steps - (0 if device == "cuda" else empty.workers),
+        seconds=seconds,
+        least_slope=_IMAGES_HELD * 4.0 * config.data.channels * config.data.crop_size**2,
+    )
+    memory = _memory(config, images, first, tried.bytes_at(micro), device)
+    _refuse(config, memory, parts * tried.largest, device)
+    return tried, memory
+
+
+def _is_evaluated(config: Config, images: Images) -> bool:
+    is_large_enough = square_size(config.data, config.generator) >= _SMALLEST
+    return config.evaluate.every > 0 and is_large_enough and min(images.num_tests) >= 2
+
+
+def _memory(config: Config, images: Images, first: Probe, step_bytes: int, device: str) -> Memory:
+    """Of a run whose steps alone take `step_bytes`."""
+    assert first.between is not None, "the first probe was asked for it"
+    num_values = config.data.channels * square_size(config.data, config.generator) ** 2
+    # Test pictures wait in memory for the next evaluation, a byte a value.
+    kept, more = images.cache_bytes, 0
+    if first.between.evaluation_seconds:
+        kept += num_values * (sum(images.num_tests) + images.num_compared)
+        more = _COPIES_SCORED * 4 * num_values * max(0, max(images.num_tests) - first.between.num_scored)
+    on_device = 0 if device == "cuda" else kept
+    scored = first.between.evaluation_bytes
+    evaluations = scored + on_device + (0 if device == "cuda" else more) if scored else 0
+    peak = max(step_bytes + on_device, evaluations)
+    host_free = free_memory() + used_memory(choose_device("cpu"))  # this process makes room for the training
+    return Memory(
+        peak=peak,
+        steps=step_bytes + on_device,
+        evaluations=evaluations,
+        host=first.host_bytes + kept + more if device == "cuda" else peak,
+        cache=images.cache_bytes,
+        workers=images.num_workers * WORKER_BYTES,
+        free=first.free_bytes if device == "cuda" else host_free,
+        host_free=host_free,
+    )
+
+
+def _refuse(config: Config, memory: Memory, largest: int, device: str) -> None:
+    """Raise `ConfigError` where a run would take more than there is, with the knob for what is too large."""
+    host = memory.host + memory.workers
+    room, host_room = USABLE * memory.free, USABLE * memory.host_free
+    beside = 0 if device == "cuda" else memory.workers
+    if memory.evaluations + beside > room:
+        raise ConfigError(
+            f"does not fit: an evaluation takes {_gib(memory.evaluations)} of {device} memory, {_gib(room)} can be had;"
+            " lower evaluate.num_images or data.load_size, or set evaluate.every=0"
+        )
+    if memory.steps + beside > room and (memory.cache == 0 or memory.steps - memory.cache + beside > room):
+        raise ConfigError(
+            f"does not fit: {_size(config, config.train.batch_size)} takes about {_gib(memory.steps + beside)} of "
+            f"{device} memory, {_gib(room)} can be had; {_knobs(config, largest)}"
+        )
+    if host > host_room:
+        raise ConfigError(
+            f"does not fit: the process takes about {_gib(host)} of the machine's memory, {_gib(memory.cache)} of it "
+            f"pictures, {_gib(host_room)} can be had; set data.cache=off or lower data.load_size"
+        )
+
+
+def _size(config: Config, batch_size: int) -> str:
+    return f"train.batch_size={batch_size} at data.crop_size={config.data.crop_size}"
+
+
+def _knobs(config: Config, largest: int) -> str:
+    """What to turn where steps take too much."""
+    words = [] if config.train.checkpointing else ["set train.checkpointing=true"]
+    if largest:
+        words.append(f"set train.batch_size={largest} or less")
+    words.append("lower data.crop_size or generator.filters")
+    if config.train.batch_size > config.optimizer.accumulation:
+        words.append("raise optimizer.accumulation")
+    return ", ".join(words[:-1]) + f", or {words[-1]}" if len(words) > 1 else words[0]
+
+
+def _gib(num_bytes: float) -> str:
+    return f"{num_bytes / _GIB:.1f} GiB"
+
+
+# --------------------------------------------------------------------------------------------------- time and disk
+
+
+def _seconds(config: Config, images: Images, between: Between, num_steps: int, per_step: float) -> Seconds:
+    def due(every: int) -> int:
+        """How often something happens that is due every so many steps, and at the end."""
+        return -(-num_steps // every) if every else 0
+
+    is_evaluated = between.evaluation_seconds > 0
+    num_evaluations = due(config.evaluate.every) if is_evaluated else 0
+    num_grids, num_checkpoints = due(config.log.samples_every), due(config.train.checkpoint_every)
+    scored = between.evaluation_seconds * max(images.num_tests) / between.num_scored
+    return Seconds(
+        steps=num_steps * per_step,
+        evaluations=num_evaluations * scored,
+        grids=num_grids * between.grid_seconds * config.log.num_samples,
+        checkpoints=num_checkpoints * (between.checkpoint_bytes + between.translators_bytes) / WRITE_SPEED,
+        num_evaluations=num_evaluations,
+        num_grids=num_grids,
+        num_checkpoints=num_checkpoints,
+    )
+
+
+def _disk(config: Config, between: Between, spent: Seconds) -> Disk:
+    values = 3 * 4 * square_size(config.data, config.generator) ** 2  # a row: RGB of four pictures
+    # Both directions, each as a file and in TensorBoard.
+    grids = spent.num_grids * 2 * 2 * config.log.num_samples * values * PNG_SHARE
+    folder = Path(config.output_dir).absolute()
+    existing = next(each for each in (folder, *folder.parents) if each.exists())
+    return Disk(
+        checkpoint=between.checkpoint_bytes,
+        num_checkpoints=min(config.train.keep_checkpoints, spent.num_checkpoints) + (spent.num_evaluations > 0),
+        translators=between.translators_bytes,
+        grids=round(grids),
+        free=shutil.disk_usage(existing).free,
+    )
+
+
+def _notes(config: Config, images: Images, disk: Disk, *, is_measured: bool) -> Iterator[str]:
+    if images.are_missing:
+        yield f"{config.data.root} is not there: the first start makes it in about a minute, as it is counted here"
+    if not is_measured:
+        yield f"steps of train.batch_size={config.train.batch_size} would take long to try: figures follow from smaller"
+    if disk.total + disk.checkpoint > disk.free:
+        yield (
+            f"the disk has {_gib(disk.free)} free, too little for this run: lower train.keep_checkpoints, or "
+            "set another output_dir"
+        )
+    if (Path(config.output_dir) / config.name / "checkpoints").is_dir():
+        yield "this run has checkpoints already, and goes on from there: what stands here is the whole run"
