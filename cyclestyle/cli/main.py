@@ -109,8 +109,9 @@ class _Lines(logging.Formatter):
     """What the library says on the way: plain lines, warnings marked as such."""
 
     def format(self, record: logging.LogRecord) -> str:
-        text = _one_line(record.getMessage())
-        return text if record.levelno < logging.WARNING else f"{record.levelname.lower()}: {text}"
+        if record.levelno < logging.WARNING:
+            return record.getMessage()  # tables keep their columns
+        return f"{record.levelname.lower()}: {_one_line(record.getMessage())}"
 
 
 def _show_messages() -> None:

@@ -148,8 +148,8 @@ class Profile:
             logger.warning("profiling failed (%s: %s); training goes on without", type(error).__name__, error)
 
     def _say(self, events: Sequence[FunctionEvent], first: int, last: int) -> None:
-        for line in table(summarise(events, last - first + 1, on_gpu=self._device.type == "cuda"), first, last):
-            logger.info(line)
+        summary = summarise(events, last - first + 1, on_gpu=self._device.type == "cuda")
+        logger.info("\n".join(table(summary, first, last)))
 
     def _write(self, profiler: profile, step: int) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)

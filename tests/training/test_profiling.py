@@ -55,6 +55,10 @@ def steps_of(path: Path) -> list[str]:
     return sorted(name for kind, name in read(path) if kind == "user_annotation" and name.startswith("ProfilerStep"))
 
 
+def said(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [line for message in caplog.messages for line in message.splitlines()]
+
+
 def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
 
@@ -150,7 +154,7 @@ def test_a_step_that_fails_is_none_of_the_recorded_ones(
     with pytest.raises(KeyError, match="a step of the trainer's"):
         loop(Profile(tmp_path, 5, CPU), 100, step)
     assert len(list(tmp_path.iterdir())) == (num_whole > 0)
-    calls = [message for message in caplog.messages if message.endswith("aten::tanh")]
+    calls = [message for message in said(caplog) if message.endswith("aten::tanh")]
     assert all("1.0 calls" in line for line in calls)
     assert len(calls) == (num_whole > 0)
     assert is_free()
@@ -257,7 +261,7 @@ def test_the_table_of_a_real_step(tmp_path: Path, caplog: pytest.LogCaptureFixtu
             (x.sin() + x.cos() * x.exp() - x.tanh().sigmoid() / x.abs().sqrt()).relu().square().mean().backward()
 
     loop(Profile(tmp_path, 2, CPU), NUM_WARM_UP + 2, step)
-    head, *rows, _ = caplog.messages
+    head, *rows, _ = said(caplog)
     assert head.startswith(f"profile of steps {NUM_WARM_UP + 1} to {NUM_WARM_UP + 2}: ")
     assert len(rows) == 10
     shares = [float(row.split("%")[0]) for row in rows]
