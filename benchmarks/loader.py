@@ -1,10 +1,10 @@
 """Times the loader alone: batches taken as fast as they come, and what an image costs on its way.
 
     python benchmarks/loader.py                            # rendered landscapes of 286 px, as JPEG
-    python benchmarks/loader.py --photographs FOLDER       # one's own, brought to 286 and 2000 px (shorter side)
+    python benchmarks/loader.py --photographs FOLDER       # one's own, their shorter side brought to 286 and 2000 px
     python benchmarks/loader.py --device cuda --workers 0 4 8 15 --batch 1 16   # into pinned memory
 
-An image is one of either domain: a step of batch 1 takes two. `main` and `workers` are milliseconds of processor time an
+An image is one of either domain: a step of batch 1 takes two. `main` and `workers` are ms of processor time an
 image, of the process that trains and of all workers together; "cores for 1000/s" is their sum: how many cores are busy
 where 1000 images a second are wanted. Starting and ending workers is left out: processor time is the difference between
 a long pass and a short one, the clock runs from the moment on at which all that was prepared ahead has been taken. Of
@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import resource
 import shutil
 import sys
 import tempfile
@@ -90,30 +91,45 @@ def config_of(root: Path, crop: int, *, cached: bool, num_workers: int) -> DataC
     )  # fmt: skip
 
 
-def take(data: Data, batch: int, num_images: int) -> tuple[float, float, float]:
-    """Take so many images; images/s, and seconds of processor time here and in the workers."""
-    num_batches = max(2, num_images // (2 * batch))
+@dataclass(frozen=True)
+class Pass:
+    """One way through some batches: how many images, images/s, seconds of processor time here and in the workers."""
+
+    num_images: int
+    images_per_second: float
+    here: float
+    workers: float
+
+
+def take(data: Data, batch: int, num_batches: int) -> Pass:
+    """Take so many batches as fast as they come."""
     ahead = min(num_batches - 1, 1 + 2 * data.num_workers)
-    before = os.times()
-    started = 0.0
+    here, workers, started = processor_seconds(resource.RUSAGE_SELF), processor_seconds(resource.RUSAGE_CHILDREN), 0.0
     for number, _ in enumerate(data.batches(0, num_batches, batch), start=1):
         if number == ahead:
             started = time.perf_counter()
-    seconds = time.perf_counter() - started
-    after = os.times()
-    here = after.user + after.system - before.user - before.system
-    workers = after.children_user + after.children_system - before.children_user - before.children_system
-    return 2 * batch * (num_batches - ahead) / seconds, here, workers
+    speed = 2 * batch * (num_batches - ahead) / (time.perf_counter() - started)
+    here = processor_seconds(resource.RUSAGE_SELF) - here
+    workers = processor_seconds(resource.RUSAGE_CHILDREN) - workers
+    return Pass(2 * batch * num_batches, speed, here, workers)
+
+
+def processor_seconds(whose: int) -> float:
+    """Of this process, or of its children that have ended."""
+    used = resource.getrusage(whose)
+    return used.ru_utime + used.ru_stime
 
 
 def measure(data: Data, batch: int, num_images: int, repeats: int) -> Cost:
     """The best of some passes."""
-    few = num_images // 4
-    speed, here, workers = zip(*(take(data, batch, num_images) for _ in range(repeats)), strict=True)
-    _, here_few, workers_few = zip(*(take(data, batch, few) for _ in range(repeats)), strict=True)
-    milliseconds = 1e3 / (num_images - few)
+    num_batches = max(8, num_images // (2 * batch))
+    long = [take(data, batch, num_batches) for _ in range(repeats)]
+    short = [take(data, batch, num_batches // 4) for _ in range(repeats)]
+    milliseconds = 1e3 / (long[0].num_images - short[0].num_images)
     return Cost(
-        max(speed), (min(here) - min(here_few)) * milliseconds, (min(workers) - min(workers_few)) * milliseconds
+        max(one.images_per_second for one in long),
+        (min(one.here for one in long) - min(one.here for one in short)) * milliseconds,
+        (min(one.workers for one in long) - min(one.workers for one in short)) * milliseconds,
     )
 
 
