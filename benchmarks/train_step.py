@@ -9,8 +9,8 @@ A step is everything that changes weights: both generators (ResNet-9/64, identit
 Adam, and for ours the averaged weights; the other tool's is `CycleGANModel.optimize_parameters`. Each tool runs in a
 process of its own, so that its peak memory is its own, and they take turns (A B C, A B C, ...) on the same pictures.
 Seconds are medians with quartiles; on a machine where other guests steal time, the fastest step says more.
-"share of peak" is the arithmetic of the step (counted, not assumed) by the speed of a 3x3 convolution of 256 channels in
-the same arithmetic, measured in the same run.
+"of peak" is the arithmetic of the step (counted, not assumed) by the fastest step and the speed of a 3x3 convolution of
+256 channels in the same arithmetic, measured in the same run.
 """
 
 from __future__ import annotations
