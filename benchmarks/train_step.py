@@ -34,13 +34,8 @@ from cyclestyle.batch import UnpairedBatch
 from cyclestyle.config.loading import config_from_mapping
 from cyclestyle.config.schema import Config
 from cyclestyle.devices import choose_device, choose_precision, used_memory
-from cyclestyle.methods.build import build_method
 from cyclestyle.networks.build import memory_format
-from cyclestyle.networks.recomputing import recompute_activations
-from cyclestyle.training.ema import Averages
-from cyclestyle.training.learning import learn
-from cyclestyle.training.optimization import Optimization
-from cyclestyle.training.recorded_step import RecordedStep
+from cyclestyle.training.learner import build_learner
 
 NUM_WARM_UP = 5
 """Steps before the clock starts: a CUDA graph is recorded in the fourth."""
@@ -99,34 +94,17 @@ def our_step(tool: Tool, setting: Setting, device: torch.device) -> Callable[[],
     """A step of ours, made of the parts that `cyclestyle train` puts together."""
     config = our_config(tool, setting)
     precision = choose_precision(config.train.precision, device)
-    if device.type == "cuda":
-        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = config.train.tf32
-        torch.backends.cudnn.benchmark = True
-    method = build_method(config.method, config.generator, config.discriminator, channels=3, seed=0).to(device)
-    method.to(memory_format=memory_format(device))
-    averages = Averages(method, config.ema)
-    for name in method.generators if config.train.checkpointing else ():
-        recompute_activations(method.get_submodule(name))
-    for player in method.players if config.train.compile else ():
-        for network in method.networks_of(player):
-            network.compile(dynamic=False)
-    optimization = Optimization(method, config.optimizer, precision, device, num_steps=100000)
-    batch = pictures(setting, device).to(device, memory_format(device))
-    graphed = device.type == "cuda" and config.train.cuda_graph and precision.name != "fp16"
-
-    def plain(parts: Any) -> Any:
-        return learn(method, optimization, precision, parts, measure=graphed)
-
-    take = RecordedStep(plain) if graphed else plain
+    learner = build_learner(config, device, precision, num_steps=100000)
+    take = learner.step()
+    batch = pictures(setting, device)
     number = 0
 
     def step() -> None:
         nonlocal number
-        optimization.start_step(number)
-        drawn = replace(batch, draws=method.draw(batch)).to(device, memory_format(device))
-        take([drawn])
+        learner.optimization.start_step(number)
+        take([replace(batch, draws=learner.method.draw(batch)).to(device, memory_format(device))])
         number += 1
-        averages.update(number)
+        learner.averages.update(number)
 
     return step
 

@@ -151,7 +151,8 @@ class Forecast:
         parameters: of each player's networks.
         device, precision: where and in what arithmetic.
         seconds_per_step: by the clock, looks of the doctor included, waiting for data not.
-        processor_seconds_per_step: the same of all cores together.
+        fastest_step, slowest_step: of those measured, in seconds; far apart where other work runs on the machine.
+        processor_seconds_per_step: as `seconds_per_step`, of all cores together.
         images_per_second: of each domain.
         num_measured: steps of that size that were timed; 0: it follows from smaller ones.
         largest_batch: the largest `train.batch_size` that fits, with `optimizer.accumulation` as it is.
@@ -169,6 +170,8 @@ class Forecast:
     device: str
     precision: str
     seconds_per_step: float
+    fastest_step: float
+    slowest_step: float
     processor_seconds_per_step: float
     images_per_second: float
     num_measured: int
@@ -226,6 +229,8 @@ def forecast(
         device=device,
         precision=tried.probes[1].precision,
         seconds_per_step=per_step,
+        fastest_step=look + tried.seconds_at(micro, lambda each: each.fastest),
+        slowest_step=look + tried.seconds_at(micro, lambda each: each.slowest),
         processor_seconds_per_step=look + tried.seconds_at(micro, lambda each: each.processor_seconds),
         images_per_second=config.train.batch_size / per_step,
         num_measured=tried.probes[micro].num_measured if micro in tried.probes else 0,

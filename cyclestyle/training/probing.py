@@ -33,21 +33,21 @@ from cyclestyle.evaluation.evaluate import Evaluator, Pictures
 from cyclestyle.evaluation.features import build_extractor
 from cyclestyle.evaluation.perceptual import build_lpips
 from cyclestyle.methods.base import Method
-from cyclestyle.methods.build import build_method
 from cyclestyle.methods.image_pool import ImagePool
 from cyclestyle.networks.build import count_parameters, memory_format
 from cyclestyle.training.doctor import Doctor
 from cyclestyle.training.ema import Averages
 from cyclestyle.training.feed import Feed
-from cyclestyle.training.learning import Learned, learn
+from cyclestyle.training.learner import build_learner
+from cyclestyle.training.learning import Learned
 from cyclestyle.training.optimization import Optimization
 from cyclestyle.training.previews import Previews
-from cyclestyle.training.recorded_step import RecordedStep, Step
-from cyclestyle.training.run import _can_record, _set_arithmetic, _spend_less
 from cyclestyle.training.scoring import square_size
 
 NUM_SCORED = 8
-"""Pictures in the evaluation that is tried: one batch of an `Evaluator`."""
+"""Pictures in the evaluation that is tried: as many as an `Evaluator` translates at once."""
+
+_NUM_COMPARED = 16  # training pictures in it: as many as go through its extractor at once
 
 _MOST_PARTS = 2  # of a batch: the second part meets the first one's gradients, those after it bring nothing new
 _DOMAINS = ("a", "b")
@@ -105,6 +105,7 @@ class Probe:
         micro_batch: of the task.
         num_measured: steps that the seconds are the median of.
         seconds: of one step, by the clock, with all its `optimizer.accumulation` parts.
+        fastest, slowest: of those steps.
         processor_seconds: the same of all threads of the process.
         idle_bytes: before the first step.
         peak_bytes: the most during the steps.
@@ -117,6 +118,8 @@ class Probe:
     micro_batch: int
     num_measured: int
     seconds: float
+    fastest: float
+    slowest: float
     processor_seconds: float
     idle_bytes: int
     peak_bytes: int
@@ -169,23 +172,11 @@ def measure(config: Config, task: Task) -> Probe:
     device = choose_device(config.train.device)
     precision = choose_precision(config.train.precision, device)
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 0
-    _set_arithmetic(config, device)
-    torch.manual_seed(config.seed)
-    method = build_method(
-        config.method, config.generator, config.discriminator, channels=config.data.channels, seed=config.seed
-    ).to(device)
-    method.to(memory_format=memory_format(device))
-    averages = Averages(method, config.ema)
-    _spend_less(config.train, method)
-    optimization = Optimization(method, config.optimizer, precision, device, num_steps=10**6)
+    learner = build_learner(config, device, precision, num_steps=10**6)
+    method, averages, optimization = learner.method, learner.averages, learner.optimization
     num_parts = min(config.optimizer.accumulation, _MOST_PARTS)
     feed = Feed(_random_batches(config, task.micro_batch), method, device, num_parts)
-    is_recorded = _can_record(config, device, precision)
-
-    def learn_parts(parts: list[UnpairedBatch] | Any) -> Learned:
-        return learn(method, optimization, precision, parts, measure=is_recorded)
-
-    step: Step = RecordedStep(learn_parts) if is_recorded else learn_parts
+    step, is_recorded = learner.step(), learner.is_recorded
     idle = _peak(device)
     num_warm_up = 5 if is_recorded else 1 if task.is_short else 2
     walls, processors = [], []
@@ -212,6 +203,8 @@ def measure(config: Config, task: Task) -> Probe:
         micro_batch=task.micro_batch,
         num_measured=len(walls) - num_warm_up,
         seconds=scale * statistics.median(walls[num_warm_up:]),
+        fastest=scale * min(walls[num_warm_up:]),
+        slowest=scale * max(walls[num_warm_up:]),
         processor_seconds=scale * statistics.median(processors[num_warm_up:]),
         idle_bytes=idle,
         peak_bytes=peak,
@@ -263,7 +256,7 @@ def _between(
     shape = (size, size, config.data.channels)
     random = np.random.default_rng(config.seed)
     pictures = {
-        domain: [Fixed(Path(str(index)), random.integers(0, 256, shape, np.uint8)) for index in range(NUM_SCORED)]
+        domain: [Fixed(Path(str(index)), random.integers(0, 256, shape, np.uint8)) for index in range(_NUM_COMPARED)]
         for domain in _DOMAINS
     }
     doctor = Doctor(every=1, upsample=config.generator.upsample, names=_DOMAINS)
@@ -279,6 +272,7 @@ def _between(
     grid = _timed(draw, device)
     evaluation, evaluation_peak = 0.0, 0
     if is_evaluated:
+        _forget_peak(device)
         evaluator = _evaluator(config, method, pictures, size, device)
 
         def translate(direction: str, images: Tensor) -> Tensor:
@@ -288,7 +282,6 @@ def _between(
                 )
             return translations
 
-        _forget_peak(device)
         evaluation = _timed(lambda: evaluator.evaluate(0, translate), device)
         evaluation_peak = _peak(device)
     return Between(
@@ -308,13 +301,14 @@ def _evaluator(
 ) -> Evaluator:
     """As `scoring.build_evaluator` makes it, of these pictures, with what it computes only once already there."""
     directions = [name.removeprefix("gen_") for name in method.generators]
+    few = {domain: each[:NUM_SCORED] for domain, each in pictures.items()}
     sides = [
         Pictures(
             direction=direction,
             source=direction[0],
             target=direction[1],
-            sources=pictures[direction[0]],
-            references=pictures[direction[1]],
+            sources=few[direction[0]],
+            references=few[direction[1]],
             training=pictures[direction[1]],
         )
         for direction in directions
@@ -322,7 +316,7 @@ def _evaluator(
     section, channels = config.evaluate, config.data.channels
     extractor = build_extractor(section.extractor, section.weights, device, channels)
     evaluator = Evaluator(sides, extractor, size=size, perceptual=build_lpips(device) if channels == 3 else None)
-    for each in pictures.values():
+    for each in (*pictures.values(), *few.values()):
         evaluator.features_of(each)
     return evaluator
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -18,28 +17,24 @@ import torch
 from cyclestyle.checkpoint import save_translator, write_text
 from cyclestyle.config.loading import config_from_mapping, load_config, to_mapping, to_yaml
 from cyclestyle.config.rules import receptive_field
-from cyclestyle.config.schema import SAMPLE_ROOT, Config, TrainConfig
+from cyclestyle.config.schema import SAMPLE_ROOT, Config
 from cyclestyle.data.duplicates import quick_look
 from cyclestyle.data.fixed import load_fixed
 from cyclestyle.data.loader import Data, build_data
 from cyclestyle.data.synthetic import make_samples, samples_complete
-from cyclestyle.devices import Precision, choose_device, choose_precision
+from cyclestyle.devices import choose_device, choose_precision
 from cyclestyle.distributed import launched_processes, world_size
 from cyclestyle.errors import CheckpointError, ConfigError
 from cyclestyle.evaluation.evaluate import Evaluator
 from cyclestyle.inference.files import TranslatorSpec
-from cyclestyle.methods.base import Method
-from cyclestyle.methods.build import build_method
-from cyclestyle.networks.build import count_parameters, memory_format
-from cyclestyle.networks.recomputing import recompute_activations
+from cyclestyle.networks.build import count_parameters
 from cyclestyle.run_index import read_index
 from cyclestyle.training.best import stopped_early
 from cyclestyle.training.continuation import check_fits, known_length
 from cyclestyle.training.doctor import Doctor
-from cyclestyle.training.ema import Averages
 from cyclestyle.training.failures import explained
 from cyclestyle.training.initial_weights import Files, InitialWeights, read_initial_weights, start_from
-from cyclestyle.training.optimization import Optimization
+from cyclestyle.training.learner import build_learner
 from cyclestyle.training.previews import Previews
 from cyclestyle.training.run_folder import RunFolder
 from cyclestyle.training.scoring import build_evaluator, square_size
@@ -156,28 +151,22 @@ def _assemble(
     """Build every component from its section, at the state of a checkpoint if there is one."""
     device = choose_device(config.train.device)
     precision = choose_precision(config.train.precision, device)
-    _set_arithmetic(config, device)
     data = _build_data(config, device)
     if state is None and config.doctor.every:
         _look_at_pictures(data)
-    torch.manual_seed(config.seed)
-    method = build_method(
-        config.method, config.generator, config.discriminator, channels=config.data.channels, seed=config.seed
-    ).to(device)
-    origins = start_from(initial, method)
-    method.to(memory_format=memory_format(device))
     num_steps = config.train.steps or _length(config.train.epochs, data.epoch_images, config.train.batch_size)
-    averages = Averages(method, config.ema)
-    _spend_less(config.train, method)
+    origins: dict[str, str] = {}
+    learner = build_learner(
+        config, device, precision, num_steps=num_steps, start=lambda method: origins.update(start_from(initial, method))
+    )
+    method = learner.method
     evaluator = _build_evaluator(config, data, [name.removeprefix("gen_") for name in method.generators], device)
     # Nothing was written so far: what is refused leaves no folder behind.
     folder.create()
     write_text(folder.config_file, to_yaml(config))
     tracker = Tracker(folder.path, state["step"] if state else 0)
     trainer = Trainer(
-        method=method,
-        optimization=Optimization(method, config.optimizer, precision, device, num_steps),
-        averages=averages,
+        learner=learner,
         data=data,
         tracker=tracker,
         previews=_build_previews(config, data),
@@ -188,9 +177,7 @@ def _assemble(
         log=config.log,
         accumulation=config.optimizer.accumulation,
         device=device,
-        precision=precision,
         num_steps=num_steps,
-        is_recorded=_can_record(config, device, precision),
         settings=to_mapping(config),
     )
     if state is not None:
@@ -198,24 +185,6 @@ def _assemble(
         _forget_a_best_that_is_gone(trainer, folder)
     _introduce(config, trainer, data, origins)
     return trainer, data
-
-
-def _spend_less(config: TrainConfig, method: Method) -> None:
-    """Less memory or time for the networks that learn; their averages stay as they are."""
-    if config.checkpointing:
-        for name in method.generators:
-            recompute_activations(method.get_submodule(name))
-    if config.compile:
-        for player in method.players:
-            for network in method.networks_of(player):
-                network.compile(dynamic=False)  # batches of one and of two images, each compiled for itself
-
-
-def _can_record(config: Config, device: torch.device, precision: Precision) -> bool:
-    """Whether steps are taken as a CUDA graph: no step may ask the GPU, or move random states, on its way."""
-    asks = precision.name == "fp16"  # the loss scaler, whether a gradient overflowed
-    moves = config.train.checkpointing and config.generator.dropout > 0  # to draw the same dropout again
-    return device.type == "cuda" and config.train.cuda_graph and not asks and not moves
 
 
 def _forget_a_best_that_is_gone(trainer: Trainer, folder: RunFolder) -> None:
@@ -226,16 +195,6 @@ def _forget_a_best_that_is_gone(trainer: Trainer, folder: RunFolder) -> None:
         "the best checkpoint, %s, is gone: the next evaluation begins anew", folder.checkpoint_file(best.step).name
     )
     best.forget()
-
-
-def _set_arithmetic(config: Config, device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.backends.cuda.matmul.allow_tf32 = config.train.tf32
-        torch.backends.cudnn.allow_tf32 = config.train.tf32
-        torch.backends.cudnn.benchmark = not config.train.deterministic
-    if config.train.deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS needs it, set before its first use
-    torch.use_deterministic_algorithms(config.train.deterministic)
 
 
 def _build_data(config: Config, device: torch.device) -> Data:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any, Protocol
 
@@ -19,19 +19,15 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from cyclestyle.batch import UnpairedBatch
 from cyclestyle.checkpoint import save_translator
 from cyclestyle.config.schema import LogConfig, TrainConfig
-from cyclestyle.devices import Precision, used_memory
+from cyclestyle.devices import used_memory
 from cyclestyle.errors import ConfigError, DataError
 from cyclestyle.inference.files import TranslatorSpec
-from cyclestyle.methods.base import Method
 from cyclestyle.networks.build import memory_format
-from cyclestyle.training.ema import Averages
 from cyclestyle.training.feed import Feed
 from cyclestyle.training.interruption import StopRequest, stop_on_signals
-from cyclestyle.training.learning import Learned, learn
-from cyclestyle.training.optimization import Optimization
+from cyclestyle.training.learner import Learner
 from cyclestyle.training.previews import Previews
 from cyclestyle.training.profiling import Profile
-from cyclestyle.training.recorded_step import RecordedStep, Step
 from cyclestyle.training.run_folder import RunFolder
 from cyclestyle.training.speed import Speed, summary
 from cyclestyle.training.tracker import Tracker
@@ -52,7 +48,7 @@ class Trainer:
     """Trains a method from `step` to `num_steps`.
 
     Args:
-        method, optimization, averages: what learns, how, and its moving average.
+        learner: networks, optimizers, moving averages, and the step.
         data, tracker, previews, folder: what is read and written.
         watch: scores translations, finds the best checkpoint, raises alarms.
         specs: name of each generator -> what its translator file says about it.
@@ -60,16 +56,13 @@ class Trainer:
         log: the `log` section.
         accumulation: parts of a batch (`optimizer.accumulation`).
         num_steps: length of the run.
-        is_recorded: take the steps as a CUDA graph.
         settings: the whole config as plain values, kept in each checkpoint.
     """
 
     def __init__(
         self,
         *,
-        method: Method,
-        optimization: Optimization,
-        averages: Averages,
+        learner: Learner,
         data: Batches,
         tracker: Tracker,
         previews: Previews,
@@ -80,14 +73,13 @@ class Trainer:
         log: LogConfig,
         accumulation: int,
         device: torch.device,
-        precision: Precision,
         num_steps: int,
-        is_recorded: bool,
         settings: dict[str, Any],
     ) -> None:
-        self.method = method
-        self.optimization = optimization
-        self.averages = averages
+        self.method = learner.method
+        self.optimization = learner.optimization
+        self.averages = learner.averages
+        self.precision = learner.precision
         self.data = data
         self.tracker = tracker
         self.previews = previews
@@ -98,21 +90,13 @@ class Trainer:
         self.log = log
         self.accumulation = accumulation
         self.device = device
-        self.precision = precision
         self.num_steps = num_steps
         self.settings = settings
         self.step = 0
         self.position = 0  # images of each domain seen
         self._saved_step = 0
         self._speed = Speed()
-        self._learn = self._learning_step(is_recorded)
-
-    def _learning_step(self, is_recorded: bool) -> Step:
-        def step(parts: Sequence[UnpairedBatch]) -> Learned:
-            measure = is_recorded or self._is_logging()
-            return learn(self.method, self.optimization, self.precision, parts, measure=measure)
-
-        return RecordedStep(step) if is_recorded else step
+        self._learn = learner.step(measures=self._is_logging)
 
     def run(self) -> StopRequest:
         """Train to the end, or until a signal or what watches asks to stop; either way the last state is saved.

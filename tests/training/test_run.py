@@ -19,7 +19,8 @@ from cyclestyle.config.loading import config_from_mapping, load_config
 from cyclestyle.devices import Precision
 from cyclestyle.errors import CheckpointError, ConfigError, DataError
 from cyclestyle.training.layout import score_tag, tensorboard_tag
-from cyclestyle.training.run import _can_record, resume, train
+from cyclestyle.training.learner import can_record
+from cyclestyle.training.run import resume, train
 
 
 def start(settings: list[str], *more: str) -> Path:
@@ -239,7 +240,7 @@ def test_steps_are_recorded_where_that_can_be() -> None:
         train = {"steps": 1, **{name: value for name, value in settings.items() if name != "dropout"}}
         generator = {"dropout": settings.get("dropout", 0.0)}
         config = config_from_mapping({"data": {"root": "unused"}, "train": train, "generator": generator})
-        return _can_record(config, torch.device(device), Precision(precision, ""))
+        return can_record(config, torch.device(device), Precision(precision, ""))
 
     assert can("cuda")
     assert can("cuda", "fp32", checkpointing=True)
