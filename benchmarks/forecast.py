@@ -4,9 +4,11 @@
         [--steps 12] [--evaluated] [--repeat 1] [key=value ...]
 
 Each combination is planned, then trained for a few steps on pictures of noise in a temporary folder, each in a process
-of its own; prints a row each. Measured memory is the peak resident set of the training process (`ru_maxrss`); measured
-seconds are the median of the steps after the second. Where other work runs beside, ratios of the fastest steps and of
-processor time say more than those of medians by the clock. filters 64: the paper's networks, smaller ones have 3 residual blocks.
+of its own; prints a row each. filters 64: the paper's networks; smaller ones have 3 residual blocks.
+
+Measured memory is the peak resident set of the training process (`ru_maxrss`) until its run is over; when Python then
+ends, torch takes another 0.1 GB for a moment. Measured seconds are the median of the steps after the second. Where
+other work runs beside, ratios of the fastest steps and of processor time say more than those of medians by the clock.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ import numpy as np
 from PIL import Image
 
 TRAIN = """
-import json, sys, time
+import json, resource, sys, time
 import cyclestyle
 from cyclestyle.config.loading import load_config
 from cyclestyle.training.trainer import Trainer
@@ -43,9 +45,10 @@ def timed(self, feed):
 
 Trainer.learn = timed
 cyclestyle.train(load_config(None, sys.argv[1:]))
-print(json.dumps({"walls": walls, "processors": processors}))
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+print(json.dumps({"walls": walls, "processors": processors, "peak": peak}))
 """
-"""Trains, and prints what each step took."""
+"""Trains, and prints what each step took, and the process at its peak."""
 
 _MIB = 2**20
 
@@ -104,14 +107,13 @@ def write_noise(root: Path) -> None:
 def compare(settings: list[str], folder: Path) -> dict[str, Any]:
     """Forecast and measured: pairs of MiB, and of seconds a step: by the clock, the fastest, of the processor."""
     started = time.perf_counter()
-    told, _ = run(folder, "-m", "cyclestyle.cli.main", "plan", "--json", *settings)
+    told = run(folder, "-m", "cyclestyle.cli.main", "plan", "--json", *settings)
     plan_seconds = time.perf_counter() - started
     plan = json.loads(told)
-    printed, peak = run(folder, "-c", TRAIN, *settings)
-    steps = json.loads(printed.splitlines()[-1])
+    steps = json.loads(run(folder, "-c", TRAIN, *settings).splitlines()[-1])
     shutil.rmtree(folder / "runs")
     pairs = {
-        "memory": (plan["memory"]["peak"] / _MIB, peak / _MIB),
+        "memory": (plan["memory"]["peak"] / _MIB, steps["peak"] / _MIB),
         "seconds": (plan["seconds_per_step"], statistics.median(steps["walls"][2:])),
         "fastest": (plan["fastest_step"], min(steps["walls"][2:])),
         "processor": (plan["processor_seconds_per_step"], statistics.median(steps["processors"][2:])),
@@ -119,25 +121,20 @@ def compare(settings: list[str], folder: Path) -> dict[str, Any]:
     return {"plan_seconds": plan_seconds, "pairs": pairs}
 
 
-def run(folder: Path, *words: str) -> tuple[str, int]:
-    """What a Python process prints, and the bytes of its peak resident set.
+def run(folder: Path, *words: str) -> str:
+    """What a Python process prints.
 
-    The system counts this process's own memory into it, which is why nothing large is imported here.
+    The system counts the memory of the process that starts it into its peak, so nothing large is imported here.
     """
     environment = {
         **os.environ,
         "PYTHONPATH": str(Path(__file__).parents[1]),
         "CYCLESTYLE_CACHE": str(folder / "cache"),
     }
-    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as errors:
-        process = subprocess.Popen([sys.executable, *words], stdout=out, stderr=errors, env=environment)
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-        out.seek(0)
-        errors.seek(0)
-        if process.returncode != 0:
-            raise SystemExit(f"{words[:4]} ended with {process.returncode}: {errors.read()[-2000:]}")
-        return out.read(), usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    done = subprocess.run([sys.executable, *words], capture_output=True, text=True, env=environment, check=False)
+    if done.returncode != 0:
+        raise SystemExit(f"{words[:4]} ended with {done.returncode}: {done.stderr[-2000:]}")
+    return done.stdout
 
 
 if __name__ == "__main__":

@@ -37,6 +37,7 @@ from cyclestyle.methods.image_pool import ImagePool
 from cyclestyle.networks.build import count_parameters, memory_format
 from cyclestyle.training.doctor import Doctor
 from cyclestyle.training.ema import Averages
+from cyclestyle.training.failures import explained
 from cyclestyle.training.feed import Feed
 from cyclestyle.training.learner import build_learner
 from cyclestyle.training.learning import Learned
@@ -156,14 +157,18 @@ def main() -> None:
         Path("/proc/self/oom_score_adj").write_text("1000")
     request = json.load(sys.stdin)
     answer: dict[str, Any] = {"probe": None, "error": None}
+    config = config_from_mapping(request["config"])
     with contextlib.redirect_stdout(sys.stderr):
         try:
-            answer["probe"] = asdict(measure(config_from_mapping(request["config"]), Task(**request["task"])))
+            answer["probe"] = asdict(measure(config, Task(**request["task"])))
         except CyclestyleError as error:
             answer["error"] = str(error)
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
-                raise
+                line = explained(error, config.train, choose_device(config.train.device))
+                if line is None:
+                    raise
+                answer["error"] = str(line)
     print(json.dumps(answer), flush=True)
 
 
