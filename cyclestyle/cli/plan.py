@@ -59,16 +59,17 @@ def lines(found: Forecast) -> list[tuple[str, str]]:
         (seconds.grids, _counted(seconds.num_grids, "sample grid")),
         (seconds.checkpoints, _counted(seconds.num_checkpoints, "checkpoint")),
     ]
-    how = f"median of {found.num_measured} steps" if found.num_measured else "from smaller batches"
+    how = f"median of {_counted(found.num_measured, 'step')}" if found.num_measured else "from smaller batches"
+    spread = f"{found.fastest_step:.3g} to {found.slowest_step:.3g}"
     kept = _counted(disk.num_checkpoints, "checkpoint")
     return [
         ("run", found.folder),
-        ("images", ", ".join(f"{count} {name}" for name, count in images.counts.items())),
+        ("images", ", ".join(f"{count} {name}" for count, name in zip(images.num_train, images.names, strict=True))),
         ("length", f"{found.num_steps} steps of batch {found.batch_size}, {found.num_epochs:.3g} epochs"),
         ("parameters", ", ".join(f"{count / 1e6:.2f} M in {player}" for player, count in found.parameters.items())),
         ("device", f"{found.device}, {found.precision}"),
         ("memory", _memory(found)),
-        ("speed", f"{found.seconds_per_step:.3g} s a step ({how}), {found.images_per_second:.3g} images/s"),
+        ("speed", f"{found.seconds_per_step:.3g} s a step ({how}, {spread}), {found.images_per_second:.3g} images/s"),
         ("time", f"{_time(seconds.total)}: {', '.join(f'{_time(each)} {what}' for each, what in times if each)}"),
         ("disk", f"{_size(disk.total)}: {kept} of {_size(disk.checkpoint)}, translators {_size(disk.translators)}, "
                  f"sample grids about {_size(disk.grids)}; {_size(disk.free)} free"),

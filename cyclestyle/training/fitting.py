@@ -101,7 +101,7 @@ def try_batches(
     tried = Tried({1: first}, least_slope)
     most = tried.bytes_line.reach(limit)
     second = max(2, min(wanted, most, int(seconds / max(4 * first.seconds, 1e-9))))
-    if second <= most:
+    if most >= 1:  # a line from before the first step is too steep: even where it has 2 not fit, 2 is worth a try
         if (found := take(second, is_short=second > wanted)) is None:
             most = second - 1
         else:

@@ -6,7 +6,6 @@ puts a run's figures together.
 
 from __future__ import annotations
 
-import inspect
 import logging
 import shutil
 from collections.abc import Callable, Iterator, Mapping
@@ -14,16 +13,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from cyclestyle.config.loading import config_from_mapping, load_config
-from cyclestyle.config.schema import SAMPLE_ROOT, Config, DataConfig
-from cyclestyle.data.check import check_images, fits_in_memory
-from cyclestyle.data.dataset import stored_bytes
-from cyclestyle.data.folders import find_folders
-from cyclestyle.data.loader import _num_workers, _requested_workers
-from cyclestyle.data.synthetic import make_samples, samples_complete
-from cyclestyle.data.transforms import build_resize, check_augment
+from cyclestyle.config.schema import Config
+from cyclestyle.data.counting import Images, count_images
 from cyclestyle.devices import choose_device, free_memory, used_memory
 from cyclestyle.errors import ConfigError
 from cyclestyle.training.fitting import Tried, try_batches
@@ -47,32 +39,6 @@ WORKER_BYTES = 64 * 2**20
 _GIB = 2**30
 _COPIES_SCORED = 6  # floats that scores hold at once of each pixel: patches at several sizes, source, translation
 _IMAGES_HELD = 16  # floats that a step holds at least of each pixel: 8 pictures of each domain
-
-
-@dataclass(frozen=True, kw_only=True)
-class Images:
-    """The pictures of a run.
-
-    Attributes:
-        counts: training pictures of A and of B, by the domain's name.
-        num_tests: of A and of B, what an evaluation looks at.
-        num_compared: training pictures that it looks at too, of both domains together.
-        cache_bytes: what keeping all training pictures in memory takes; 0 where they are not kept.
-        num_workers: processes that prepare batches.
-        are_missing: the sample set, which the first start makes; its known numbers stand here.
-    """
-
-    counts: dict[str, int]
-    num_tests: tuple[int, int]
-    num_compared: int
-    cache_bytes: int
-    num_workers: int
-    are_missing: bool
-
-    @property
-    def epoch(self) -> int:
-        """Images of each domain that an epoch shows."""
-        return max(self.counts.values())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -209,7 +175,7 @@ def forecast(
     elif not isinstance(config, Config):
         config = config_from_mapping(config)
     device = choose_device(config.train.device).type
-    images = look_at_images(config.data, config.evaluate.num_images, device)
+    images = count_images(config.data, device)
     parts = config.optimizer.accumulation
     micro = config.train.batch_size // parts
     tried, memory = _try(config, images, device, seconds, prober)
@@ -244,50 +210,6 @@ def forecast(
     )
 
 
-# ------------------------------------------------------------------------------------------------------- pictures
-
-
-def look_at_images(data: DataConfig, num_scored: int, device: str) -> Images:
-    """Count the pictures, by headers alone; the sample set is not made where it is absent.
-
-    Args:
-        data: the section.
-        num_scored: `evaluate.num_images`.
-        device: "cpu", "cuda" or "mps".
-
-    Raises:
-        DataError, ConfigError: as a run's start would.
-    """
-    requested = _requested_workers(data)
-    check_augment(data, [])
-    root = data.root
-    is_missing = root is not None and Path(root) == Path(SAMPLE_ROOT) and not samples_complete(Path(root))
-    if is_missing:
-        known = inspect.signature(make_samples).parameters
-        num_train, num_test, size = (known[name].default for name in ("num_train", "num_test", "size"))
-        counts, tests, compared = (num_train, num_train), (num_test, num_test), 2 * min(num_train, _NUM_TRAINING)
-        shape = (*build_resize(data).shape(size, size), data.channels)
-        num_bytes = 2 * num_train * stored_bytes(shape, np.dtype(np.uint8))
-    else:
-        a, b = find_folders(data)
-        keys = [f"data.{x}.train" if domain.train else "data.root" for x, domain in (("a", data.a), ("b", data.b))]
-        checked = [check_images(each.train_files, data, each.name, key) for each, key in zip((a, b), keys, strict=True)]
-        check_augment(data, {dtype for each in checked for dtype in each.dtypes})
-        counts = (len(a.train_files), len(b.train_files))
-        tests = (len(a.test_files or a.train_files), len(b.test_files or b.train_files))
-        compared = sum(min(len(each.train_files), _NUM_TRAINING) for each in (a, b) if each.test)
-        num_bytes = sum(each.cache_bytes for each in checked)
-    is_cached = fits_in_memory(num_bytes, data)
-    return Images(
-        counts=dict(zip((data.a.name or "a", data.b.name or "b"), counts, strict=True)),
-        num_tests=(min(tests[0], num_scored), min(tests[1], num_scored)),
-        num_compared=compared,
-        cache_bytes=num_bytes if is_cached else 0,
-        num_workers=_num_workers(requested, is_cached, device),
-        are_missing=is_missing,
-    )
-
-
 # --------------------------------------------------------------------------------------------------------- memory
 
 
@@ -319,7 +241,13 @@ def _try(config: Config, images: Images, device: str, seconds: float, prober: Pr
 
 def _is_evaluated(config: Config, images: Images) -> bool:
     is_large_enough = square_size(config.data, config.generator) >= _SMALLEST
-    return config.evaluate.every > 0 and is_large_enough and min(images.num_tests) >= 2
+    return config.evaluate.every > 0 and is_large_enough and min(images.num_test) >= 2
+
+
+def _num_scored(config: Config, images: Images) -> tuple[int, int]:
+    """Test pictures of each domain that an evaluation looks at."""
+    a, b = (min(number, config.evaluate.num_images) for number in images.num_test)
+    return a, b
 
 
 def _memory(config: Config, images: Images, first: Probe, step_bytes: int, device: str) -> Memory:
@@ -329,11 +257,14 @@ def _memory(config: Config, images: Images, first: Probe, step_bytes: int, devic
     # Test pictures wait in memory for the next evaluation, a byte a value.
     kept, more = images.cache_bytes, 0
     if first.between.evaluation_seconds:
-        kept += num_values * (sum(images.num_tests) + images.num_compared)
-        more = _COPIES_SCORED * 4 * num_values * max(0, max(images.num_tests) - first.between.num_scored)
+        scored = _num_scored(config, images)
+        compared = [min(n, _NUM_TRAINING) for n, has in zip(images.num_train, images.have_tests, strict=True) if has]
+        kept += num_values * (sum(scored) + sum(compared))
+        more = _COPIES_SCORED * 4 * num_values * max(0, max(scored) - first.between.num_scored)
     on_device = 0 if device == "cuda" else kept
-    scored = first.between.evaluation_bytes
-    evaluations = scored + on_device + (0 if device == "cuda" else more) if scored else 0
+    evaluations = first.between.evaluation_bytes
+    if evaluations:
+        evaluations += on_device + (0 if device == "cuda" else more)
     peak = max(step_bytes + on_device, evaluations)
     host_free = free_memory() + used_memory(choose_device("cpu"))  # this process makes room for the training
     return Memory(
@@ -350,23 +281,27 @@ def _memory(config: Config, images: Images, first: Probe, step_bytes: int, devic
 
 def _refuse(config: Config, memory: Memory, largest: int, device: str) -> None:
     """Raise `ConfigError` where a run would take more than there is, with the knob for what is too large."""
-    host = memory.host + memory.workers
     room, host_room = USABLE * memory.free, USABLE * memory.host_free
-    beside = 0 if device == "cuda" else memory.workers
+    host, beside = memory.host + memory.workers, 0 if device == "cuda" else memory.workers
+    if host > host_room >= host - memory.cache:
+        raise ConfigError(
+            f"does not fit: the process takes about {_gib(host)} of the machine's memory, {_gib(memory.cache)} of it "
+            f"pictures, {_gib(host_room)} can be had; set data.cache=off or lower data.load_size"
+        )
+    if memory.steps + beside > room:
+        raise ConfigError(
+            f"does not fit: {_size(config, config.train.batch_size)} takes about {_gib(memory.steps + beside)} of "
+            f"{device} memory, {_gib(room)} can be had; {_knobs(config, largest)}"
+        )
     if memory.evaluations + beside > room:
         raise ConfigError(
             f"does not fit: an evaluation takes {_gib(memory.evaluations)} of {device} memory, {_gib(room)} can be had;"
             " lower evaluate.num_images or data.load_size, or set evaluate.every=0"
         )
-    if memory.steps + beside > room and (memory.cache == 0 or memory.steps - memory.cache + beside > room):
+    if host > host_room:  # beside a GPU
         raise ConfigError(
-            f"does not fit: {_size(config, config.train.batch_size)} takes about {_gib(memory.steps + beside)} of "
-            f"{device} memory, {_gib(room)} can be had; {_knobs(config, largest)}"
-        )
-    if host > host_room:
-        raise ConfigError(
-            f"does not fit: the process takes about {_gib(host)} of the machine's memory, {_gib(memory.cache)} of it "
-            f"pictures, {_gib(host_room)} can be had; set data.cache=off or lower data.load_size"
+            f"does not fit: the process takes about {_gib(host)} of the machine's memory, {_gib(host_room)} can be had;"
+            " lower data.num_workers or evaluate.num_images, or set data.cache=off"
         )
 
 
@@ -400,7 +335,7 @@ def _seconds(config: Config, images: Images, between: Between, num_steps: int, p
     is_evaluated = between.evaluation_seconds > 0
     num_evaluations = due(config.evaluate.every) if is_evaluated else 0
     num_grids, num_checkpoints = due(config.log.samples_every), due(config.train.checkpoint_every)
-    scored = between.evaluation_seconds * max(images.num_tests) / between.num_scored
+    scored = between.evaluation_seconds * max(_num_scored(config, images)) / between.num_scored
     return Seconds(
         steps=num_steps * per_step,
         evaluations=num_evaluations * scored,
