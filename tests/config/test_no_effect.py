@@ -31,6 +31,7 @@ CASES = [
     ("optimizer.step_factor=0.1", "optimizer.schedule=cosine", "optimizer.schedule=step"),
     ("ema.warmup=false", "ema.decay=0", "ema.decay=0.9"),
     ("train.tf32=false", "train.device=cpu", "train.device=cuda"),
+    ("train.cuda_graph=false", "train.device=cpu", "train.device=cuda"),
     ("train.deterministic=true", "train.device=cpu", "train.device=auto"),
     ("evaluate.num_images=9", "evaluate.every=0", "evaluate={extractor: inception, patience: 3}"),
     ("evaluate.extractor=inception", "evaluate.every=0", "evaluate={extractor: inception, patience: 3}"),
