@@ -6,9 +6,10 @@
 Each combination is planned, then trained for a few steps on pictures of noise in a temporary folder, each in a process
 of its own; prints a row each. filters 64: the paper's networks; smaller ones have 3 residual blocks.
 
-Measured memory is the peak resident set of the training process (`ru_maxrss`) until its run is over; when Python then
-ends, torch takes another 0.1 GB for a moment. Measured seconds are the median of the steps after the second. Where
-other work runs beside, ratios of the fastest steps and of processor time say more than those of medians by the clock.
+Memory is the peak resident set of the training process (`ru_maxrss`) until its run is over; when Python then ends,
+torch takes another 0.1 GB for a moment. Seconds are medians of the steps after the second, by the clock and of the
+processor. Where other work comes and goes on the machine, plan and training meet different machines: the last columns
+are of one process, in which a step of the training and one like the plan's take turns.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -31,24 +33,36 @@ from PIL import Image
 
 TRAIN = """
 import json, resource, sys, time
+import torch
 import cyclestyle
 from cyclestyle.config.loading import load_config
+from cyclestyle.training import learner, probing
 from cyclestyle.training.trainer import Trainer
 
-walls, processors, learn = [], [], Trainer.learn
+config = load_config(None, sys.argv[2:])
+seconds = {"trained": [], "tried": [], "trained processor": [], "tried processor": []}
 
-def timed(self, feed):
+def timed(name, action):
     wall, processor = time.perf_counter(), time.process_time()
-    learn(self, feed)
-    walls.append(time.perf_counter() - wall)
-    processors.append(time.process_time() - processor)
+    action()
+    seconds[name].append(time.perf_counter() - wall)
+    seconds[name + " processor"].append(time.process_time() - processor)
 
-Trainer.learn = timed
-cyclestyle.train(load_config(None, sys.argv[1:]))
+def take_turns(self, feed):
+    timed("trained", lambda: learn(self, feed))
+    if sys.argv[1] == "alternating":
+        if not tried:
+            ours = learner.build_learner(config, self.device, self.precision, num_steps=1000)
+            tried.append(probing.take_steps(config, ours, self.device, config.train.batch_size))
+        timed("tried", lambda: next(tried[0]))
+
+learn, tried = Trainer.learn, []
+Trainer.learn = take_turns
+cyclestyle.train(config)
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-print(json.dumps({"walls": walls, "processors": processors, "peak": peak}))
+print(json.dumps({"seconds": seconds, "peak": peak}))
 """
-"""Trains, and prints what each step took, and the process at its peak."""
+"""Trains, if so wished with a step like the plan's after each; prints what each step took, and the peak of memory."""
 
 _MIB = 2**20
 
@@ -65,9 +79,9 @@ def main() -> None:
     parser.add_argument("--repeat", type=int, default=1)
     parser.add_argument("settings", nargs="*", metavar="key=value")
     args = parser.parse_intermixed_args()
-    print(f"{'':34}{'MiB':^24}{'s a step':^24}{'fastest step, s':^24}{'processor s a step':^24}{'plan':>7}")
+    print(f"{'':34}{'MiB':^24}{'s a step':^24}{'processor s a step':^24}{'s a step, in turns':^24}{'plan':>7}")
     print(f"{'px':>4}{'batch':>7}{'filters':>9}{'checkpointing':>14}" + f"{'forecast':>10}{'did':>8}{'ratio':>6}" * 4)
-    ratios: dict[str, list[float]] = {"memory": [], "seconds": [], "fastest": [], "processor": []}
+    ratios: dict[str, list[float]] = defaultdict(list)
     with tempfile.TemporaryDirectory() as folder:
         write_noise(Path(folder) / "data")
         for size, batch, filters, again, _ in itertools.product(
@@ -105,24 +119,29 @@ def write_noise(root: Path) -> None:
 
 
 def compare(settings: list[str], folder: Path) -> dict[str, Any]:
-    """Forecast and measured: pairs of MiB, and of seconds a step: by the clock, the fastest, of the processor."""
+    """Forecast and measured: pairs of MiB, and of seconds a step."""
     started = time.perf_counter()
     told = run(folder, "-m", "cyclestyle.cli.main", "plan", "--json", *settings)
     plan_seconds = time.perf_counter() - started
     plan = json.loads(told)
-    steps = json.loads(run(folder, "-c", TRAIN, *settings).splitlines()[-1])
-    shutil.rmtree(folder / "runs")
+    alone, turns = (
+        json.loads(run(folder, "-c", TRAIN, how, *settings).splitlines()[-1]) for how in ("alone", "alternating")
+    )
+
+    def median(of: dict[str, Any], name: str) -> float:
+        return statistics.median(of["seconds"][name][2:])
+
     pairs = {
-        "memory": (plan["memory"]["peak"] / _MIB, steps["peak"] / _MIB),
-        "seconds": (plan["seconds_per_step"], statistics.median(steps["walls"][2:])),
-        "fastest": (plan["fastest_step"], min(steps["walls"][2:])),
-        "processor": (plan["processor_seconds_per_step"], statistics.median(steps["processors"][2:])),
+        "memory": (plan["memory"]["peak"] / _MIB, alone["peak"] / _MIB),
+        "seconds": (plan["seconds_per_step"], median(alone, "trained")),
+        "processor": (plan["processor_seconds_per_step"], median(alone, "trained processor")),
+        "in turns": (median(turns, "tried"), median(turns, "trained")),
     }
     return {"plan_seconds": plan_seconds, "pairs": pairs}
 
 
 def run(folder: Path, *words: str) -> str:
-    """What a Python process prints.
+    """What a Python process prints; run folders of those before it are removed.
 
     The system counts the memory of the process that starts it into its peak, so nothing large is imported here.
     """
@@ -131,6 +150,7 @@ def run(folder: Path, *words: str) -> str:
         "PYTHONPATH": str(Path(__file__).parents[1]),
         "CYCLESTYLE_CACHE": str(folder / "cache"),
     }
+    shutil.rmtree(folder / "runs", ignore_errors=True)
     done = subprocess.run([sys.executable, *words], capture_output=True, text=True, env=environment, check=False)
     if done.returncode != 0:
         raise SystemExit(f"{words[:4]} ended with {done.returncode}: {done.stderr[-2000:]}")

@@ -27,7 +27,7 @@ from cyclestyle.batch import UnpairedBatch
 from cyclestyle.config.loading import config_from_mapping, to_mapping
 from cyclestyle.config.schema import Config
 from cyclestyle.data.fixed import Fixed
-from cyclestyle.devices import Precision, choose_device, choose_precision, is_out_of_memory
+from cyclestyle.devices import choose_device, choose_precision, is_out_of_memory
 from cyclestyle.errors import ConfigError, CyclestyleError
 from cyclestyle.evaluation.evaluate import Evaluator, Pictures
 from cyclestyle.evaluation.features import build_extractor
@@ -36,12 +36,10 @@ from cyclestyle.methods.base import Method
 from cyclestyle.methods.image_pool import ImagePool
 from cyclestyle.networks.build import count_parameters, memory_format
 from cyclestyle.training.doctor import Doctor
-from cyclestyle.training.ema import Averages
 from cyclestyle.training.failures import explained
 from cyclestyle.training.feed import Feed
-from cyclestyle.training.learner import build_learner
+from cyclestyle.training.learner import Learner, build_learner
 from cyclestyle.training.learning import Learned
-from cyclestyle.training.optimization import Optimization
 from cyclestyle.training.previews import Previews
 from cyclestyle.training.scoring import square_size
 
@@ -178,32 +176,25 @@ def measure(config: Config, task: Task) -> Probe:
     precision = choose_precision(config.train.precision, device)
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 0
     learner = build_learner(config, device, precision, num_steps=10**6)
-    method, averages, optimization = learner.method, learner.averages, learner.optimization
-    num_parts = min(config.optimizer.accumulation, _MOST_PARTS)
-    feed = Feed(_random_batches(config, task.micro_batch), method, device, num_parts)
-    step, is_recorded = learner.step(), learner.is_recorded
     idle = _peak(device)
-    num_warm_up = 5 if is_recorded else 1 if task.is_short else 2
+    num_warm_up = 5 if learner.is_recorded else 1 if task.is_short else 2
     walls, processors = [], []
+    steps = take_steps(config, learner, device, task.micro_batch)
     started = time.perf_counter()
     for number in itertools.count(1):
         wall, processor = time.perf_counter(), time.process_time()
-        parts = feed.next()
-        optimization.start_step(number - 1)
-        learned = step(parts)
-        averages.update(number)
+        batch, learned = next(steps)
         walls.append(time.perf_counter() - wall)
         processors.append(time.process_time() - processor)
         if number == 1:
-            _fill_pools(method)
+            _fill_pools(learner.method)
         if _is_enough(number - num_warm_up, time.perf_counter() - started, task, device):
             break
-    scale = config.optimizer.accumulation / num_parts
+    scale = config.optimizer.accumulation / _num_parts(config)
     peak, host = _peak(device), _peak(torch.device("cpu"))
     between = None
     if task.is_watched:
-        trained = (method, averages, optimization)
-        between = _between(config, trained, precision, parts[0], learned, is_evaluated=task.is_evaluated)
+        between = _between(config, learner, batch, learned, is_evaluated=task.is_evaluated)
     return Probe(
         micro_batch=task.micro_batch,
         num_measured=len(walls) - num_warm_up,
@@ -220,6 +211,24 @@ def measure(config: Config, task: Task) -> Probe:
     )
 
 
+def take_steps(
+    config: Config, learner: Learner, device: torch.device, micro_batch: int
+) -> Iterator[tuple[UnpairedBatch, Learned]]:
+    """A learning step on noise each time one is asked for; gives its batch, the first part of it, and what it left."""
+    feed = Feed(_random_batches(config, micro_batch, device), learner.method, device, _num_parts(config))
+    step = learner.step()
+    for number in itertools.count(1):
+        parts = feed.next()
+        learner.optimization.start_step(number - 1)
+        learned = step(parts)
+        learner.averages.update(number)
+        yield parts[0], learned
+
+
+def _num_parts(config: Config) -> int:
+    return min(config.optimizer.accumulation, _MOST_PARTS)
+
+
 def _is_enough(num_measured: int, elapsed: float, task: Task, device: torch.device) -> bool:
     """Whether no further step is needed; on a GPU they are quick, and the first ones after a recording are uneven."""
     if task.is_short:
@@ -228,12 +237,12 @@ def _is_enough(num_measured: int, elapsed: float, task: Task, device: torch.devi
     return num_measured >= most or (num_measured >= 2 and elapsed >= task.seconds)
 
 
-def _random_batches(config: Config, size: int) -> Iterator[UnpairedBatch]:
+def _random_batches(config: Config, size: int, device: torch.device) -> Iterator[UnpairedBatch]:
     """Noise of the configured size, as the loader would give it."""
     shape = (size, config.data.channels, config.data.crop_size, config.data.crop_size)
     while True:
         batch = UnpairedBatch(torch.rand(shape).mul_(2).sub_(1), torch.rand(shape).mul_(2).sub_(1))
-        yield batch.pin_memory() if torch.cuda.is_available() else batch
+        yield batch.pin_memory() if device.type == "cuda" else batch
 
 
 def _fill_pools(method: Method) -> None:
@@ -246,16 +255,10 @@ def _fill_pools(method: Method) -> None:
 
 
 def _between(
-    config: Config,
-    trained: tuple[Method, Averages, Optimization],
-    precision: Precision,
-    batch: UnpairedBatch,
-    learned: Learned,
-    *,
-    is_evaluated: bool,
+    config: Config, learner: Learner, batch: UnpairedBatch, learned: Learned, *, is_evaluated: bool
 ) -> Between:
     """Do once what a run does every so many steps."""
-    method, averages, _ = trained
+    method, averages, precision = learner.method, learner.averages, learner.precision
     device = batch.real_a.device
     size = square_size(config.data, config.generator)
     shape = (size, size, config.data.channels)
@@ -295,7 +298,7 @@ def _between(
         evaluation_seconds=evaluation,
         evaluation_bytes=evaluation_peak,
         num_scored=NUM_SCORED,
-        checkpoint_bytes=sum(_bytes_in(part.state_dict()) for part in trained),
+        checkpoint_bytes=sum(_bytes_in(part.state_dict()) for part in (method, averages, learner.optimization)),
         translators_bytes=_bytes_in(averages.state_dict()),
         parameters={player: sum(map(count_parameters, method.networks_of(player))) for player in method.players},
     )
