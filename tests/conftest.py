@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tensorboard.summary.writer import event_file_writer
 
 # Tests work on tiny tensors: more threads only wait for each other.
 torch.set_num_threads(1)
@@ -22,6 +23,13 @@ def _seeded() -> None:
 def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """No test writes into its user's cache of features."""
     monkeypatch.setenv("CYCLESTYLE_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+@pytest.fixture(autouse=True)
+def _numbered_from_zero(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Event files of one second are read in the order of their names, which end in a count of the whole process: 9
+    would come after 10 in tests that write several in a second, as no run does."""
+    monkeypatch.setattr(event_file_writer, "_global_uid", event_file_writer.AtomicCounter(0))
 
 
 def write_pictures(folder: Path, count: int, *, size: tuple[int, int] = (40, 36), seed: int = 0) -> Path:
