@@ -12,6 +12,9 @@ from typing import Protocol
 
 from cyclestyle.training.probing import Probe
 
+_FURTHER = 8
+"""Where memory is shared, the third batch is at most so many times the largest before it: enough for a good line."""
+
 
 class Take(Protocol):
     """Tries a batch; None where memory runs out."""
@@ -86,9 +89,16 @@ class Tried:
 
 
 def try_batches(
-    take: Take, first: Probe, wanted: int, *, limit: float, seconds: float, least_slope: float = 1.0
+    take: Take,
+    first: Probe,
+    wanted: int,
+    *,
+    limit: float,
+    seconds: float,
+    least_slope: float = 1.0,
+    is_shared: bool = False,
 ) -> Tried:
-    """Try two or three batches: the wanted one where time and memory allow it, and as large a one as time allows.
+    """Try two or three batches: the wanted one where time and memory allow it, and as large a one as they allow.
 
     Args:
         take: tries one.
@@ -97,23 +107,24 @@ def try_batches(
         limit: bytes that steps may take.
         seconds: that the steps of one batch may take, but 2 is tried in any case.
         least_slope: bytes that each image takes at least, so that a line through noise does not fall.
+        is_shared: the memory is that of other programs too, and trying must not take the last of it.
     """
     tried = Tried({1: first}, least_slope)
     most = tried.bytes_line.reach(limit)
     second = max(2, min(wanted, most, int(seconds / max(4 * first.seconds, 1e-9))))
     if most >= 1:  # a line from before the first step is too steep: even where it has 2 not fit, 2 is worth a try
         if (found := take(second, is_short=second > wanted)) is None:
-            most = second - 1
-        else:
-            tried = Tried({1: first, second: found}, least_slope)
-            most = tried.bytes_line.reach(limit)
-    largest_known = max(tried.probes)
+            return Tried(tried.probes, least_slope, min(most, second - 1))
+        tried = Tried({1: first, second: found}, least_slope)
+        most = tried.bytes_line.reach(limit)
+    known = max(tried.probes)
     third = min(most, line_through({0: 0.0, **{b: p.seconds for b, p in tried.probes.items()}}).reach(seconds / 2))
-    # Far beyond what is known it makes the line sure; where the run does not fit there is nothing to make sure.
-    if wanted <= most and third > 1.5 * largest_known and second in tried.probes:
+    if is_shared:
+        third = min(third, _FURTHER * known, tried.bytes_line.reach(limit / 2))
+    # Far from what is known it makes the line sure; where the run does not fit there is nothing to make sure.
+    if wanted <= most and third > 1.5 * known:
         if (found := take(third, is_short=True)) is None:
-            most = max(largest_known, int(0.8 * third))
-        else:
-            tried = Tried({**tried.probes, third: found}, least_slope)
-            most = tried.bytes_line.reach(limit)
-    return Tried(tried.probes, least_slope, most, most <= max(tried.probes))
+            return Tried(tried.probes, least_slope, max(known, int(0.8 * third)))
+        tried = Tried({**tried.probes, third: found}, least_slope)
+        most = tried.bytes_line.reach(limit)
+    return Tried(tried.probes, least_slope, most, 0 < most <= max(tried.probes))

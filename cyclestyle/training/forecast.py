@@ -232,6 +232,7 @@ def _try(config: Config, images: Images, device: str, seconds: float, prober: Pr
         micro,
         limit=USABLE * empty.free - empty.steps - (0 if device == "cuda" else empty.workers),
         seconds=seconds,
+        is_shared=device != "cuda",
         least_slope=_IMAGES_HELD * 4.0 * config.data.channels * config.data.crop_size**2,
     )
     memory = _memory(config, images, first, tried.bytes_at(micro), device)

@@ -63,7 +63,7 @@ def test_the_table(tiny: list[str], tmp_path: Path, capsys: pytest.CaptureFixtur
     assert table["disk"].startswith(
         "842 MiB: 4 checkpoints of 200 MiB, translators 40 MiB, sample grids about 1.58 MiB"
     )
-    assert table["largest batch"] == "train.batch_size=63 (tried 1, 2, 63)"
+    assert table["largest batch"] == "train.batch_size=63 (by the memory of 1, 2, 16)"
     assert [line for line in printed.err.splitlines() if not line.startswith("trying train.batch_size=")] == []
 
 
@@ -75,7 +75,7 @@ def test_json(tiny: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert found["memory"]["peak"] == pytest.approx(1.25 * GIB, rel=1e-3)
     assert found["seconds"]["total"] > found["seconds"]["steps"] == 1.0
     assert found["disk"]["total"] > found["disk"]["checkpoint"] == 200 * 2**20
-    assert (found["largest_batch"], found["is_largest_sure"], found["tried"]) == (63, True, [1, 2, 63])
+    assert (found["largest_batch"], found["is_largest_sure"], found["tried"]) == (63, False, [1, 2, 16])
 
 
 @pytest.mark.parametrize(

@@ -74,10 +74,10 @@ class StandIn:
 # ------------------------------------------------------------------------------------------------ which batches
 
 
-def try_batches(stand_in: StandIn, wanted: int = 1, *, limit: float = 1000.0, seconds: float = 20.0) -> fitting.Tried:
+def try_batches(stand_in: StandIn, wanted: int = 1, *, limit: float = 1000.0, **more: Any) -> fitting.Tried:
     first = stand_in.take(1, is_short=False)
     assert first is not None
-    return fitting.try_batches(stand_in.take, first, wanted, limit=limit, seconds=seconds)
+    return fitting.try_batches(stand_in.take, first, wanted, **{"limit": limit, "seconds": 20.0, **more})
 
 
 def test_the_largest_batch_is_where_the_line_meets_the_limit() -> None:
@@ -131,6 +131,17 @@ def test_a_batch_that_runs_out_of_memory_bounds_the_rest() -> None:
     assert (tried.largest, tried.is_sure) == (102, False)  # 0.8 of what failed
     tried = try_batches(StandIn(runs_out_at=2))
     assert tried.largest == 1
+
+
+def test_trying_leaves_others_their_memory() -> None:
+    stand_in = StandIn()
+    tried = try_batches(stand_in, limit=5000.0, is_shared=True)
+    assert stand_in.batches == [1, 2, 16]
+    assert (tried.largest, tried.is_sure) == (700, False)
+    stand_in = StandIn(fixed=0, idle=0)
+    tried = try_batches(stand_in, limit=140.0, is_shared=True)
+    assert stand_in.batches == [1, 2, 10]  # half of it
+    assert tried.largest == 20
 
 
 def test_noise_makes_no_falling_line() -> None:
@@ -243,7 +254,7 @@ def test_accumulation_counts_what_goes_through_at_once(tiny: list[str], monkeypa
     found = plan(tiny, *more, "train.batch_size=8", "optimizer.accumulation=4")
     assert found.memory.steps == GIB + 2 * GIB // 8
     assert found.largest_batch == 4 * 64  # (0.9 * 10 - 1) * 8 = 64 at once
-    assert found.tried == (4, 8, 256)
+    assert found.tried == (4, 8, 64)
     assert plan(tiny, *more, "train.batch_size=8").largest_batch == 64
 
 
