@@ -1,24 +1,35 @@
 """Which of how many processes this one is, and what they tell each other; everything that depends on rank asks here.
 
-A launcher such as torchrun says it in the environment: RANK, WORLD_SIZE, LOCAL_RANK. Work that was shared out by them
-is counted together over a gloo group, which needs no GPU.
+A launcher such as torchrun says it in the environment: RANK, WORLD_SIZE, LOCAL_RANK. Inside `joined` the launched
+processes form a group, and what stands below it talks; without a group each function is that of one process alone, and
+says nothing. All processes call the talking functions in the same order.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
-    from torch.distributed import ProcessGroup
+    from torch import Tensor
+    from torch.distributed import ProcessGroup, Store
+
+T = TypeVar("T")
 
 # One process may have much larger pictures than another: waiting is no fault. A dead one is noticed at once, by its
 # connection.
 _PATIENCE = timedelta(days=2)
 _PATIENCE_AT_THE_START = timedelta(minutes=10)
+_LAST_WORDS = 2.0
+"""Seconds that another process has to say why it failed, once its connection is gone."""
+_BUCKET = 2**23
+"""Values that are summed in one message: enough for full speed, few enough that several are on their way at once."""
+
+_groups: dict[str, ProcessGroup] = {}  # by type of device: "cpu", and "cuda" where GPUs talk among themselves
 
 
 class GroupError(RuntimeError):
@@ -40,19 +51,46 @@ def launched_processes() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
+def neighbours() -> int:
+    """Processes on this machine that share its memory and cores with this one, itself included."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if _groups else 1
+
+
+def is_launched() -> bool:
+    """Whether torchrun started this process, be it alone."""
+    return "TORCHELASTIC_RUN_ID" in os.environ
+
+
 def world_size() -> int:
     """Number of processes that have joined and work together; 1 outside `joined`."""
     import torch.distributed
 
-    return torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
+    return torch.distributed.get_world_size() if _groups else 1
+
+
+def group_rank() -> int:
+    """Index of this process among those that have joined; 0 outside `joined`."""
+    return rank() if _groups else 0
+
+
+def is_first() -> bool:
+    """Whether this process is the one that writes and speaks for all."""
+    return group_rank() == 0
 
 
 @contextmanager
-def joined() -> Iterator[ProcessGroup | None]:
-    """Inside, the launched processes form the group that is given; None where there is one process.
+def joined(*, patience: timedelta = _PATIENCE, gpus: bool = False) -> Iterator[ProcessGroup | None]:
+    """Inside, the launched processes form the group that is given (of gloo); None where there is one process.
+
+    An error inside ends all of them: the others, where they wait for this one, raise its message.
+
+    Args:
+        patience: how long they wait for each other.
+        gpus: tensors on GPUs are summed too, by NCCL.
 
     Raises:
-        GroupError: the environment does not say how to find the others, or they did not come.
+        GroupError: the environment does not say how to find the others, they did not come, or one of them failed or
+            ended.
     """
     if launched_processes() == 1:
         yield None
@@ -69,15 +107,73 @@ def joined() -> Iterator[ProcessGroup | None]:
             "where they meet: start with torchrun, or unset WORLD_SIZE"
         )
     try:
-        torch.distributed.init_process_group("gloo", timeout=_PATIENCE_AT_THE_START)
-        group = torch.distributed.new_group(timeout=_PATIENCE)
+        store, _, _ = next(torch.distributed.rendezvous("env://", timeout=_PATIENCE_AT_THE_START))
+        store.set_timeout(_PATIENCE_AT_THE_START)
+        torch.distributed.init_process_group(
+            "gloo", store=store, rank=rank(), world_size=launched_processes(), timeout=_PATIENCE_AT_THE_START
+        )
+        group = torch.distributed.new_group(timeout=patience, backend="gloo")
+        assert not isinstance(group, int), "internal: not a member of the group of all"
+        _groups["cpu"] = group
+        if gpus:
+            _groups["cuda"] = torch.distributed.new_group(timeout=patience, backend="nccl")  # type: ignore[assignment]
     except RuntimeError as error:
         raise GroupError(f"the {launched_processes()} processes did not find each other ({_first(error)})") from error
+    failures = _Failures(store)
     try:
-        assert not isinstance(group, int), "internal: not a member of the group of all"
         yield group
+    except BaseException as error:
+        is_of_another = isinstance(error, GroupError) or _is_of_the_connection(error)
+        if is_of_another and (told := failures.of_another()) is not None:
+            raise GroupError(told) from error
+        failures.tell(error)
+        if is_of_another:
+            raise GroupError(
+                f"another of the {launched_processes()} processes ended without a word, or said nothing for "
+                f"{patience.total_seconds():g} s ({_first(error)})"
+            ) from error
+        raise
     finally:
-        torch.distributed.destroy_process_group()
+        _groups.clear()
+        with suppress(RuntimeError):  # the connections are gone with another process
+            torch.distributed.destroy_process_group()
+
+
+class _Failures:
+    """What the first process that failed had to say, in the store where all met."""
+
+    _KEY = "cyclestyle/failure"
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def tell(self, error: BaseException) -> None:
+        """Leave the message of `error` for the others; an orderly end is none."""
+        if isinstance(error, SystemExit):
+            return
+        text = " ".join(str(error).split()) or type(error).__name__
+        with suppress(Exception):  # the store may be gone with the process that kept it
+            self._store.set(self._KEY, f"process {rank()} of {launched_processes()} failed: {text}")
+
+    def of_another(self) -> str | None:
+        """What was told; None where nobody tells it soon."""
+        deadline = time.monotonic() + _LAST_WORDS
+        with suppress(Exception):
+            while time.monotonic() < deadline:
+                if self._store.check([self._KEY]):
+                    return self._store.get(self._KEY).decode()
+                time.sleep(0.05)
+        return None
+
+
+def _is_of_the_connection(error: BaseException) -> bool:
+    """Whether it says that another process is gone, or silent."""
+    import torch.distributed
+
+    if isinstance(error, torch.distributed.DistError):
+        return True
+    words = ("gloo", "Connection closed by peer", "Connection reset by peer", "Timed out waiting", "Broken pipe")
+    return isinstance(error, RuntimeError) and any(word in str(error) for word in words)
 
 
 def sum_over_processes(counts: list[int], group: ProcessGroup | None) -> list[int]:
@@ -93,6 +189,89 @@ def sum_over_processes(counts: list[int], group: ProcessGroup | None) -> list[in
     sums = torch.tensor(counts, dtype=torch.int64)
     torch.distributed.all_reduce(sums, group=group)
     return [int(value) for value in sums]
+
+
+def highest(number: int) -> int:
+    """The highest of all processes' numbers."""
+    if not _groups:
+        return number
+    import torch
+
+    numbers = torch.tensor([number])
+    torch.distributed.all_reduce(numbers, torch.distributed.ReduceOp.MAX, group=_groups["cpu"])
+    return int(numbers.item())
+
+
+def meet() -> None:
+    """Return when all processes have come here."""
+    highest(0)
+
+
+def from_first(make: Callable[[], T]) -> T:
+    """What `make` gives in the first process, which alone calls it; its error ends all."""
+    if not _groups:
+        return make()
+    import torch
+
+    found = [make() if is_first() else None]
+    torch.distributed.broadcast_object_list(found, src=0, group=_groups["cpu"])
+    return found[0]  # type: ignore[return-value]
+
+
+def gathered(value: T) -> list[T]:
+    """The values of all processes, in their order, in the first; nothing in the others."""
+    if not _groups:
+        return [value]
+    import torch
+
+    values: list[Any] | None = [None] * world_size() if is_first() else None
+    torch.distributed.gather_object(value, values, dst=0, group=_groups["cpu"])
+    return values or []
+
+
+def are_equal(value: str) -> bool:
+    """Whether all processes have the same value."""
+    return highest(int(from_first(lambda: value) != value)) == 0
+
+
+def sum_in_place(tensors: Sequence[Tensor]) -> None:
+    """Replace each tensor by its sum over the processes: the same bits in all of them.
+
+    Args:
+        tensors: of one device and dtype, in the same order and shapes everywhere.
+    """
+    if not _groups or not tensors:
+        return
+    import torch
+
+    group = _groups.get(tensors[0].device.type, _groups["cpu"])
+    on_their_way = []
+    for bucket in _buckets(tensors):
+        flat = torch.cat([tensor.reshape(-1) for tensor in bucket])
+        on_their_way.append((bucket, flat, torch.distributed.all_reduce(flat, group=group, async_op=True)))
+    for bucket, flat, work in on_their_way:
+        work.wait()
+        for tensor, piece in zip(bucket, flat.split([tensor.numel() for tensor in bucket]), strict=True):
+            tensor.copy_(piece.view(tensor.shape))
+
+
+def _buckets(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
+    bucket: list[Tensor] = []
+    for tensor in tensors:
+        if bucket and sum(each.numel() for each in bucket) + tensor.numel() > _BUCKET:
+            yield bucket
+            bucket = []
+        bucket.append(tensor)
+    yield bucket
+
+
+def differentiable_sum(tensor: Tensor) -> Tensor:
+    """The sum over the processes; gradients reach every process's tensor."""
+    if not _groups:
+        return tensor
+    from torch.distributed.nn import functional
+
+    return functional.all_reduce(tensor, group=_groups.get(tensor.device.type, _groups["cpu"]))
 
 
 def _first(error: BaseException) -> str:

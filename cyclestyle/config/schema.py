@@ -131,6 +131,11 @@ class OptimizerConfig:
     """Split each batch into so many parts, one after another, to save memory; the gradients are the same."""
     clip_norm: float = 0.0
     """Scale gradients down to this norm (of all generators, or all discriminators, together); 0: never."""
+    max_skipped: int = 20
+    """Steps whose gradients are not finite are skipped; so many in a row, and the run goes back to its newest
+    checkpoint with half the learning rates."""
+    max_setbacks: int = 3
+    """It goes back so often; the next time it stops."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,6 +166,11 @@ class TrainConfig:
     """Steps between checkpoints; each also writes both translators."""
     keep_checkpoints: int = 3
     """How many of the newest checkpoints stay on disk."""
+    max_seconds: float = 0.0
+    """Save and stop after so long, counted from the start of the command (exit code 75); the same command goes on.
+    0: never."""
+    timeout_seconds: float = 1800.0
+    """With several processes: how long one waits for the others before it gives up; more than an evaluation takes."""
     tf32: bool = True
     """Let fp32 convolutions on NVIDIA GPUs use TF32."""
     deterministic: bool = False

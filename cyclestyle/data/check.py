@@ -17,6 +17,7 @@ from cyclestyle.data.dataset import BadFile, ImageCache, stored_bytes
 from cyclestyle.data.decode import Header, decode, read_header
 from cyclestyle.data.transforms import build_resize
 from cyclestyle.devices import free_memory, num_cores
+from cyclestyle.distributed import neighbours
 from cyclestyle.errors import DataError
 
 _log = logging.getLogger("cyclestyle")
@@ -108,10 +109,10 @@ def read_images(checked: Checked, config: DataConfig, domain_name: str, key: str
 
 
 def fits_in_memory(num_bytes: int, config: DataConfig) -> bool:
-    """Whether `data.cache` has images of so many bytes in all kept in memory."""
+    """Whether `data.cache` has images of so many bytes in all kept in memory, by each process."""
     if config.cache != "auto":
         return config.cache == "on"
-    return num_bytes <= min(config.cache_limit_gb * _GIB, free_memory() / 4)
+    return num_bytes <= min(config.cache_limit_gb * _GIB, free_memory() / 4 / neighbours())
 
 
 def _in_threads(work: Callable[[int], Result], count: int, label: str) -> Iterator[Result]:

@@ -41,21 +41,19 @@ def sample_seed(seed: int, domain: str, position: int) -> int:
     return int(state[0] >> np.uint64(1))
 
 
-def positions_of_step(step: int, *, batch_size: int, rank: int, world_size: int) -> range:
-    """The positions that one process of several handles in a step.
+def share_of_batch(batch_size: int, *, rank: int, world_size: int) -> range:
+    """The places in a batch that one process of several handles.
 
     The shares are contiguous, differ by at most one where `world_size` does not divide `batch_size`, and joined in the
-    order of ranks are what a single process would handle.
+    order of ranks are the batch that a single process would handle.
 
     Args:
-        step: from 0.
-        batch_size: images of each domain in a step over all processes.
+        batch_size: images of each domain in it, over all processes.
         rank: 0 .. world_size - 1.
         world_size: number of processes.
     """
     assert 0 <= rank < world_size, f"rank {rank} of {world_size} processes"
-    first = step * batch_size
-    return range(first + batch_size * rank // world_size, first + batch_size * (rank + 1) // world_size)
+    return range(batch_size * rank // world_size, batch_size * (rank + 1) // world_size)
 
 
 @lru_cache(maxsize=8)  # both domains, two epochs each where a batch straddles their border, and some to spare

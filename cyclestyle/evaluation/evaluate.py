@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from cyclestyle.data.fixed import Fixed
+from cyclestyle.distributed import gathered, group_rank, world_size
 from cyclestyle.evaluation import content
 from cyclestyle.evaluation.cache import FeatureCache, cached_features
 from cyclestyle.evaluation.features import Extractor
@@ -31,6 +32,8 @@ _BATCH = 8
 
 Translate = Callable[[str, Tensor], Tensor]
 """Direction ("ab"), N x C x H x W float32 in [-1, 1] on the CPU -> the translations, same shape, any device."""
+Translations = dict[str, list[np.ndarray]]
+"""Direction -> H x W x C each, in the order of the sources."""
 Perceptual = Callable[[Tensor, Tensor], Tensor]
 """Two N x C x H x W in [-1, 1] -> N distances."""
 
@@ -132,13 +135,19 @@ class Evaluator:
     def evaluate(self, step: int, translate: Translate) -> Evaluation:
         """Translate the sources of every direction and score the result."""
         started = time.perf_counter()
+        return self.score(step, self.translations(translate), started)
+
+    def translations(self, translate: Translate) -> Translations:
+        """Of the sources of every direction; several processes share the work, and the first one is given all."""
+        return {side.direction: translated(side, translate) for side in self.sides}
+
+    def score(self, step: int, translations: Translations, started: float) -> Evaluation:
+        """Score all translations; `started`: of `time.perf_counter`, when the evaluation began."""
         scores: dict[str, float] = {}
         directions: dict[str, Any] = {}
         features: dict[str, Tensor] = {}
-        outputs: dict[str, list[np.ndarray]] = {}
         for side in self.sides:
-            outputs[side.direction] = translated(side, translate)
-            judged = self.judge(side, outputs[side.direction])
+            judged = self.judge(side, translations[side.direction])
             scores |= {f"{name}_{side.direction}": value for name, value in judged.scores.items()}
             features[side.direction] = judged.features
             directions[side.direction] = describe(side, judged.pictures)
@@ -150,7 +159,7 @@ class Evaluator:
             "scores": scores,
             "directions": directions,
         }
-        return Evaluation(row, features, outputs)
+        return Evaluation(row, features, translations)
 
     def judge(self, side: Pictures, outputs: Sequence[np.ndarray]) -> Judged:
         """The scores of translations that exist already.
@@ -219,13 +228,15 @@ def describe(side: Pictures, pictures: list[dict[str, Any]]) -> dict[str, Any]:
 
 @torch.no_grad()
 def translated(side: Pictures, translate: Translate) -> list[np.ndarray]:
-    """The translation of every source, H x W x C in its dtype."""
-    outputs: list[np.ndarray] = []
-    for start in range(0, len(side.sources), _BATCH):
+    """The translation of every source, H x W x C in its dtype; each process makes its share, the first has all."""
+    starts = range(0, len(side.sources), _BATCH)
+    own: dict[int, list[np.ndarray]] = {}
+    for start in starts[group_rank() :: world_size()]:
         pixels = [picture.pixels for picture in side.sources[start : start + _BATCH]]
         images = translate(side.direction, torch.stack([to_tensor(picture) for picture in pixels]))
-        outputs += [to_pixels(image, picture.dtype) for image, picture in zip(images, pixels, strict=True)]
-    return outputs
+        own[start] = [to_pixels(image, picture.dtype) for image, picture in zip(images, pixels, strict=True)]
+    made = {start: outputs for each in gathered(own) for start, outputs in each.items()}
+    return [output for start in sorted(made) for output in made[start]]
 
 
 def nearness(features: Tensor, references: Tensor) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""What torch's errors in the middle of a training mean, in a line that names the knob."""
+"""What ends a training in its middle, and what torch's errors there mean, in a line that names the knob."""
 
 from __future__ import annotations
 
@@ -7,6 +7,20 @@ import torch
 from cyclestyle.config.schema import TrainConfig
 from cyclestyle.devices import is_out_of_memory
 from cyclestyle.errors import ConfigError
+
+
+class DivergenceError(Exception):
+    """Training broke, and goes nowhere from where it stands; for who can take it back.
+
+    Attributes:
+        step: the last one.
+        reason: what was seen, in words.
+    """
+
+    def __init__(self, step: int, reason: str) -> None:
+        super().__init__(f"training diverged at step {step}: {reason}")
+        self.step = step
+        self.reason = reason
 
 
 def explained(error: Exception, config: TrainConfig, device: torch.device) -> ConfigError | None:

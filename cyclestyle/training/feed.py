@@ -37,13 +37,20 @@ class Feed:
         self._last_step: torch.cuda.Event | None = None
         self.waited = 0.0
 
-    def next(self) -> list[UnpairedBatch]:
-        """The parts of the next batch; draws are made now, so that a checkpoint between two steps knows them all."""
+    def fetch(self) -> list[UnpairedBatch]:
+        """The parts of the next batch, from the loader."""
         self._let_the_device_catch_up()
         started = time.perf_counter()
         parts = [next(self._batches) for _ in range(self._num_parts)]
         if not self._device_is_busy():
             self.waited += time.perf_counter() - started
+        return parts
+
+    def hand_over(self, parts: list[UnpairedBatch]) -> list[UnpairedBatch]:
+        """These parts with their draws, on the device.
+
+        Draws are made now and not ahead, so that a checkpoint between two steps knows them all.
+        """
         drawn = [UnpairedBatch(part.real_a, part.real_b, self._method.draw(part)) for part in parts]
         return self._to_device(drawn)
 

@@ -18,9 +18,9 @@ from cyclestyle.config.schema import Config
 from cyclestyle.data.counting import Images, count_images
 from cyclestyle.devices import choose_device, free_memory, used_memory
 from cyclestyle.errors import ConfigError
+from cyclestyle.training.assembly import length
 from cyclestyle.training.fitting import Tried, try_batches
 from cyclestyle.training.probing import Between, Probe, Task, probe
-from cyclestyle.training.run import _length
 from cyclestyle.training.scoring import _NUM_TRAINING, _SMALLEST, square_size
 
 logger = logging.getLogger("cyclestyle")
@@ -181,7 +181,7 @@ def forecast(
     tried, memory = _try(config, images, device, seconds, prober)
     between = tried.probes[1].between
     assert between is not None, "the first probe was asked for it"
-    num_steps = config.train.steps or _length(config.train.epochs, images.epoch, config.train.batch_size)
+    num_steps = config.train.steps or length(config.train.epochs, images.epoch, config.train.batch_size)
     look = between.look_seconds / config.doctor.every if config.doctor.every else 0.0
     per_step = look + tried.seconds_at(micro)
     spent = _seconds(config, images, between, num_steps, per_step)

@@ -13,15 +13,21 @@ import torch
 
 from cyclestyle.batch import UnpairedBatch
 from cyclestyle.config.schema import Config, TrainConfig
+from cyclestyle.data.sampling import share_of_batch
 from cyclestyle.devices import Precision
+from cyclestyle.distributed import group_rank, world_size
 from cyclestyle.methods.base import Method
 from cyclestyle.methods.build import build_method
+from cyclestyle.networks.batch_norm import share_batch_norm
 from cyclestyle.networks.build import memory_format
 from cyclestyle.networks.recomputing import recompute_activations
 from cyclestyle.training.ema import Averages
 from cyclestyle.training.learning import Learned, learn
 from cyclestyle.training.optimization import Optimization
 from cyclestyle.training.recorded_step import RecordedStep
+
+_SEEDS_APART = 1000
+"""Between the seeds of one process and the next: methods take a few from theirs on."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +37,7 @@ class Learner:
     Attributes:
         method, averages, optimization: what a checkpoint holds of them.
         precision: arithmetic of the passes.
-        is_recorded: steps are taken as a CUDA graph, and norms of gradients measured in each.
+        is_recorded: steps are taken as a CUDA graph.
     """
 
     method: Method
@@ -40,16 +46,11 @@ class Learner:
     precision: Precision
     is_recorded: bool
 
-    def step(self, measures: Callable[[], bool] = lambda: False) -> Callable[[Sequence[UnpairedBatch]], Learned]:
-        """The learning step on the parts of a batch (`learning.learn`).
-
-        Args:
-            measures: whether the norms of the gradients are wanted this time; asked in each step that is not recorded.
-        """
+    def step(self) -> Callable[[Sequence[UnpairedBatch]], Learned]:
+        """The learning step on the parts of a batch (`learning.learn`)."""
 
         def plain(parts: Sequence[UnpairedBatch]) -> Learned:
-            measure = self.is_recorded or measures()
-            return learn(self.method, self.optimization, self.precision, parts, measure=measure)
+            return learn(self.method, self.optimization, self.precision, parts)
 
         return RecordedStep(plain) if self.is_recorded else plain
 
@@ -64,6 +65,8 @@ def build_learner(
 ) -> Learner:
     """What learns with this config, seeded by `config.seed`; sets torch's global state and arithmetic.
 
+    Processes that train together begin with the same weights, and draw (pools, dropout) each for itself.
+
     Args:
         config: the whole of it.
         device, precision: as chosen for `train.device` and `train.precision`.
@@ -72,14 +75,21 @@ def build_learner(
     """
     _set_arithmetic(config.train, device)
     torch.manual_seed(config.seed)
+    seed = config.seed + _SEEDS_APART * group_rank()
     method = build_method(
-        config.method, config.generator, config.discriminator, channels=config.data.channels, seed=config.seed
+        config.method, config.generator, config.discriminator, channels=config.data.channels, seed=seed
     ).to(device)
     start(method)
+    if group_rank():
+        torch.manual_seed(seed)
+    if world_size() > 1:
+        share_batch_norm(method)
     method.to(memory_format=memory_format(device))
     averages = Averages(method, config.ema)
     _spend_less(config.train, method)
-    optimization = Optimization(method, config.optimizer, precision, device, num_steps)
+    micro_batch = config.train.batch_size // config.optimizer.accumulation
+    own = share_of_batch(micro_batch, rank=group_rank(), world_size=world_size())
+    optimization = Optimization(method, config.optimizer, precision, device, num_steps, share=len(own) / micro_batch)
     return Learner(method, averages, optimization, precision, can_record(config, device, precision))
 
 
@@ -87,7 +97,8 @@ def can_record(config: Config, device: torch.device, precision: Precision) -> bo
     """Whether steps are taken as a CUDA graph: no step may ask the GPU, or move random states, on its way."""
     asks = precision.name == "fp16"  # the loss scaler, whether a gradient overflowed
     moves = config.train.checkpointing and config.generator.dropout > 0  # to draw the same dropout again
-    return device.type == "cuda" and config.train.cuda_graph and not asks and not moves
+    talks = world_size() > 1  # sums of gradients could be recorded too, but nobody has tried
+    return device.type == "cuda" and config.train.cuda_graph and not asks and not moves and not talks
 
 
 def _set_arithmetic(config: TrainConfig, device: torch.device) -> None:

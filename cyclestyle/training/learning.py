@@ -24,7 +24,7 @@ class Learned:
 
     Attributes:
         scalars: loss terms and observations by name, for each part of the batch.
-        norms: of each player's gradients before clipping, by player; empty where they were not measured.
+        norms: of each player's gradients before clipping, by player.
         translations: of the first part, by direction ("ab", "ba"), N x C x H x W.
     """
 
@@ -38,8 +38,6 @@ def learn(
     optimization: Optimization,
     precision: Precision,
     parts: Sequence[UnpairedBatch],
-    *,
-    measure: bool,
 ) -> Learned:
     """One optimizer step of every player on a batch: the whole of learning.
 
@@ -47,7 +45,6 @@ def learn(
         method, optimization: what learns, and how; the step's learning rates are set.
         precision: arithmetic of the forward passes; the backward passes follow it.
         parts: the batch, in `optimizer.accumulation` parts, on the device, with their draws.
-        measure: take the norms of the gradients too.
     """
     device = parts[0].real_a.device
     scalars: list[dict[str, Tensor]] = []
@@ -62,10 +59,11 @@ def learn(
                 with precision.autocast(device):
                     terms = method.terms(player, batch, outputs)
                 loss = torch.stack(list(terms.values())).sum()
-                norm = optimization.update(player, loss, is_last=index == len(parts) - 1, measure=measure)
+                norm = optimization.update(player, loss, is_last=index == len(parts) - 1)
             seen |= {name: term.detach() for name, term in terms.items()}
             if norm is not None:
                 norms[player] = norm
         scalars.append(seen | method.observations(outputs))
         translations = translations or method.translations(outputs)
+    optimization.finish_step()
     return Learned(scalars, norms, translations)

@@ -218,7 +218,7 @@ def take_steps(
     feed = Feed(_random_batches(config, micro_batch, device), learner.method, device, _num_parts(config))
     step = learner.step()
     for number in itertools.count(1):
-        parts = feed.next()
+        parts = feed.hand_over(feed.fetch())
         learner.optimization.start_step(number - 1)
         learned = step(parts)
         learner.averages.update(number)

@@ -15,6 +15,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,7 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from cyclestyle.checkpoint import replacing
+from cyclestyle.distributed import sum_in_place
 from cyclestyle.training import layout
 from cyclestyle.training.layout import Setting
 
@@ -58,20 +60,22 @@ class Tracker:
     """Means of scalars between two log points, and the files they go to.
 
     Args:
-        folder: the run folder: event files, metrics.jsonl, evaluations.jsonl.
+        folder: the run folder: event files, metrics.jsonl, evaluations.jsonl; None: nothing is written, as in all
+            processes but the first.
         step: the step a run goes on from; rows and points beyond it, of steps that will be taken again, are dropped.
     """
 
-    def __init__(self, folder: Path, step: int) -> None:
+    def __init__(self, folder: Path | None, step: int) -> None:
         self._folder = folder
         self._step = step
-        self._sums: dict[str, Tensor] = {}
-        self._counts: dict[str, int] = {}
+        self._means: dict[tuple[str, ...], Means] = {}
         self._alarms: dict[str, bool] = {}  # those that ever rang: whether they do
         self._alarms_said: dict[str, tuple[int, bool]] = {}
         self._lowest: dict[str, float] = {}
         self._warned = False
         self._writer: SummaryWriter | None = None
+        if folder is None:
+            return
         self._attempt(lambda: _drop_rows_after(folder / "metrics.jsonl", step))
         self._attempt(lambda: self._recall(_drop_rows_after(folder / "evaluations.jsonl", step)))
         self._attempt(lambda: self._open(folder, step))
@@ -97,26 +101,30 @@ class Tracker:
 
     def add(self, scalars: dict[str, Tensor]) -> None:
         """Take scalars of one step into the means; they stay on their device, nothing waits for it."""
-        for name, scalar in scalars.items():
-            value = scalar.detach().float()
-            self._sums[name] = self._sums[name] + value if name in self._sums else value.clone()
-            self._counts[name] = self._counts.get(name, 0) + 1
+        if not scalars:
+            return
+        values = torch.stack([scalar.detach().float() for scalar in scalars.values()])
+        self._means.setdefault(tuple(scalars), Means()).add(values)
 
-    def means(self) -> dict[str, float]:
-        """Means since the last call, by name: one transfer, the only place where the loop waits for the device."""
-        if not self._sums:
+    def means(self, share: float = 1.0) -> dict[str, float]:
+        """Means of the finite values since the last call, over all processes, by name; NaN where there was none.
+
+        One transfer, the only place where the loop waits for the device.
+
+        Args:
+            share: this process's part of each batch.
+        """
+        if not self._means:
             return {}
-        values = torch.stack([self._sums[name] / self._counts[name] for name in self._sums]).tolist()
-        means = dict(zip(self._sums, values, strict=True))
-        self._sums, self._counts = {}, {}
-        return means
-
-    def not_finite(self) -> list[str]:
-        """Names of scalars that became infinite or NaN since the last call of `means`; waits for the device."""
-        if not self._sums:
-            return []
-        finite = torch.stack(list(self._sums.values())).isfinite().tolist()
-        return [name for name, is_finite in zip(self._sums, finite, strict=True) if not is_finite]
+        totals = torch.stack([torch.cat([each.sums for each in self._means.values()]),
+                              torch.cat([each.counts for each in self._means.values()])])  # fmt: skip
+        sum_in_place([totals.mul_(share)])
+        sums, counts = totals.tolist()
+        names = [name for names in self._means for name in names]
+        self._means = {}
+        return {
+            name: total / count if count else math.nan for name, total, count in zip(names, sums, counts, strict=True)
+        }
 
     def write(self, step: int, scalars: Mapping[str, float], alarms: Mapping[str, str] | None = None) -> None:
         """Write the row of `step`.
@@ -220,6 +228,8 @@ class Tracker:
             metadata.SESSION_END_INFO_TAG: {"session_end_info": SessionEndInfo(status=api_pb2.STATUS_SUCCESS)},
         }
         now = time.time()
+        if self._folder is None:
+            return
         with replacing(self._folder / _HPARAMS_FILE) as partial, open(partial, "wb") as file:
             records = RecordWriter(file)
             records.write(Event(wall_time=now, file_version="brain.Event:2").SerializeToString())
@@ -229,6 +239,8 @@ class Tracker:
                 records.write(Event(wall_time=now, summary=summary).SerializeToString())
 
     def _append(self, name: str, row: Mapping[str, Any]) -> None:
+        if self._folder is None:
+            return
         with open(self._folder / name, "a", encoding="utf-8") as file:
             file.write(json.dumps(strict(row), allow_nan=False) + "\n")
 
@@ -262,17 +274,35 @@ class Tracker:
 
     def state_dict(self) -> dict[str, Any]:
         """Sums since the last log point, and alarms: the next row after a resume is an uninterrupted run's."""
-        return {
-            "sums": {name: value.cpu() for name, value in self._sums.items()},
-            "counts": dict(self._counts),
-            "alarms": dict(self._alarms),
-        }
+        means = [
+            {"names": list(names), "sums": each.sums.cpu(), "counts": each.counts.cpu()}
+            for names, each in self._means.items()
+        ]
+        return {"means": means, "alarms": dict(self._alarms)}
 
     def load_state_dict(self, state: dict[str, Any], device: torch.device) -> None:
         """Go on from `state_dict`."""
-        self._sums = {name: value.to(device) for name, value in state["sums"].items()}
-        self._counts = dict(state["counts"])
-        self._alarms = dict(state.get("alarms", {}))  # checkpoints of before the doctor know of none
+        self._means = {
+            tuple(each["names"]): Means(each["sums"].to(device), each["counts"].to(device))
+            for each in state.get("means", [])  # checkpoints of version 0.1 have them in another form
+        }
+        self._alarms = dict(state.get("alarms", {}))
+
+
+@dataclass
+class Means:
+    """Sums of the finite values of some scalars, and how many those were; float32 on the scalars' device."""
+
+    sums: Tensor = field(default_factory=lambda: torch.zeros(()))
+    counts: Tensor = field(default_factory=lambda: torch.zeros(()))
+
+    def add(self, values: Tensor) -> None:
+        """Take in a value of each."""
+        is_finite = values.isfinite()
+        if not self.sums.ndim:
+            self.sums, self.counts = torch.zeros_like(values), torch.zeros_like(values)
+        self.sums += values.where(is_finite, 0.0)
+        self.counts += is_finite
 
 
 def strict(value: Any) -> Any:

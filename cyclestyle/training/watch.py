@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import math
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from cyclestyle.batch import UnpairedBatch
 from cyclestyle.config.schema import DoctorConfig, EvaluateConfig
+from cyclestyle.distributed import is_first, world_size
 from cyclestyle.errors import CyclestyleError
 from cyclestyle.evaluation.evaluate import Evaluator, Translate
 from cyclestyle.training.best import Best
@@ -21,6 +23,9 @@ from cyclestyle.training.doctor import Change, Doctor
 from cyclestyle.training.tracker import Tracker
 
 logger = logging.getLogger("cyclestyle")
+
+
+_FAILURES = (CyclestyleError, RuntimeError, MemoryError, OSError)
 
 
 class Watch:
@@ -91,15 +96,23 @@ class Watch:
         return step % self._evaluate.every == 0 or step == last_step
 
     def evaluate(self, step: int, translate: Translate) -> bool:
-        """Score the run as it stands; whether it is the best so far."""
+        """Score the run as it stands; whether it is the best so far, as the first of several processes finds."""
         assert self._evaluator is not None, "is_evaluating says so"
         assert self.best is not None, "there is one beside each evaluator"
+        started = time.perf_counter()
         try:
-            evaluation = self._evaluator.evaluate(step, translate)
-            verdict = self.best.judge(evaluation)
-        except (CyclestyleError, RuntimeError, MemoryError, OSError) as error:
-            logger.warning("the evaluation at step %d failed (%s); training goes on without it", step, error)
+            translations = self._evaluator.translations(translate)
+        except _FAILURES as error:
+            if world_size() > 1:  # the others wait for this one's share
+                raise
+            return _failed(step, error)
+        if not is_first():
             return False
+        try:
+            evaluation = self._evaluator.score(step, translations, started)
+            verdict = self.best.judge(evaluation)
+        except _FAILURES as error:
+            return _failed(step, error)
         self.scores, self.scored_step = evaluation.scores, step
         self._tracker.evaluation({**evaluation.row, "best": self._evaluate.best})
         logger.info(verdict.line)
@@ -138,6 +151,11 @@ class Watch:
             self.best.load_state_dict(state["best"])
         if self._detectors is not None and state["doctor"] is not None:
             self._detectors.load_state_dict(state["doctor"])
+
+
+def _failed(step: int, error: Exception) -> bool:
+    logger.warning("the evaluation at step %d failed (%s); training goes on without it", step, error)
+    return False
 
 
 def _best(config: EvaluateConfig, evaluator: Evaluator) -> Best:

@@ -7,7 +7,7 @@ from collections import Counter
 
 import pytest
 
-from cyclestyle.data.sampling import index_at, positions_of_step, sample_seed
+from cyclestyle.data.sampling import index_at, sample_seed, share_of_batch
 
 GOLDEN_ORDER = [5, 6, 3, 0, 2, 4, 1, 0, 2, 1, 3, 6, 4, 5]
 GOLDEN_SEEDS = [328631007472994766, 5885374847780205031, 9031345972442330140]
@@ -69,19 +69,13 @@ def test_seeds_of_samples_differ():
 
 @pytest.mark.parametrize(("batch_size", "world_size"), [(8, 1), (8, 2), (8, 3), (7, 4), (2, 5)])
 def test_ranks_together_are_one_process(batch_size, world_size):
-    joined = []
-    for step in range(3):
-        shares = [
-            positions_of_step(step, batch_size=batch_size, rank=rank, world_size=world_size)
-            for rank in range(world_size)
-        ]
-        assert max(map(len, shares)) - min(map(len, shares)) <= 1
-        joined += [position for share in shares for position in share]
-    assert joined == list(range(3 * batch_size))
+    shares = [share_of_batch(batch_size, rank=rank, world_size=world_size) for rank in range(world_size)]
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+    assert [place for share in shares for place in share] == list(range(batch_size))
 
 
 def test_wrong_ranks_and_positions_are_our_mistake():
     with pytest.raises(AssertionError):
-        positions_of_step(0, batch_size=4, rank=2, world_size=2)
+        share_of_batch(4, rank=2, world_size=2)
     with pytest.raises(AssertionError):
         index_at(-1, num_images=4, seed=0, domain="a")

@@ -108,7 +108,7 @@ def test_twenty_steps_follow_an_independent_plain_step(norm: str) -> None:
         discs.step()
 
         optimization.start_step(step)
-        (found,) = learn(method, optimization, FP32, [drawn(method, batch)], measure=False).scalars
+        (found,) = learn(method, optimization, FP32, [drawn(method, batch)]).scalars
         for name, value in expected.items():
             torch.testing.assert_close(found[name], value, rtol=1e-8, atol=1e-10)
 

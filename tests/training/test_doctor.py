@@ -419,7 +419,7 @@ def train(method: CycleGAN, optimizer: OptimizerConfig, last: int, stride: int) 
     for step in range(stride, last + 1, stride):
         batch = batch_at(step)
         optimization.start_step(0)
-        learned = learn(method, optimization, precision, [replace(batch, draws=method.draw(batch))], measure=True)
+        learned = learn(method, optimization, precision, [replace(batch, draws=method.draw(batch))])
         row = {name: value.item() for name, value in learned.scalars[0].items()}
         row |= {f"grad_norm_{player}": norm.item() for player, norm in learned.norms.items()}
         patient.look(step, batch, learned.translations)

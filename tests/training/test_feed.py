@@ -43,6 +43,10 @@ def numbered(count: int, when: Callable[[str], None] = lambda _: None) -> Iterat
         yield UnpairedBatch(a, -a)
 
 
+def following(feed: Feed) -> list[UnpairedBatch]:
+    return feed.hand_over(feed.fetch())
+
+
 def numbers(parts: list[UnpairedBatch]) -> list[tuple[float, float]]:
     return [(part.real_a.mean().item(), part.real_b.mean().item()) for part in parts]
 
@@ -52,9 +56,9 @@ def test_steps_get_the_parts_in_the_loaders_order_to_the_last(num_parts):
     feed = Feed(numbered(2 * num_parts), Drawing(), CPU, num_parts)
     for step in range(2):
         first = step * num_parts
-        assert numbers(feed.next()) == [(number, -number) for number in range(first, first + num_parts)]
+        assert numbers(following(feed)) == [(number, -number) for number in range(first, first + num_parts)]
     with pytest.raises(StopIteration):
-        feed.next()
+        following(feed)
 
 
 def test_nothing_is_loaded_or_drawn_before_its_step():
@@ -62,10 +66,10 @@ def test_nothing_is_loaded_or_drawn_before_its_step():
     method = Drawing(seen.append)
     feed = Feed(numbered(4, seen.append), method, CPU, num_parts=2)
     assert seen == []
-    feed.next()
+    following(feed)
     assert seen == ["load 0", "load 1", "draw 0", "draw 1"]
     state = method.random.get_state()  # what a checkpoint after the first step would hold
-    second = feed.next()
+    second = following(feed)
     assert seen[4:] == ["load 2", "load 3", "draw 2", "draw 3"]
     method.random.set_state(state)
     for part in second:
@@ -75,7 +79,7 @@ def test_nothing_is_loaded_or_drawn_before_its_step():
 def test_each_part_has_draws_of_its_own():
     expected = torch.rand(8, generator=torch.Generator().manual_seed(7))
     feed = Feed(numbered(4), Drawing(), CPU, num_parts=2)
-    drawn = [part.draws["coin"] for _ in range(2) for part in feed.next()]
+    drawn = [part.draws["coin"] for _ in range(2) for part in following(feed)]
     assert torch.equal(torch.cat(drawn), expected)
 
 
@@ -89,26 +93,26 @@ def test_waiting_is_what_the_loader_takes_and_nothing_else(monkeypatch):
     monkeypatch.setattr(feed_module.time, "perf_counter", lambda: now)
     feed = Feed(numbered(6, pass_time), Drawing(pass_time), CPU, num_parts=2)
     assert feed.waited == 0.0
-    feed.next()
+    following(feed)
     assert feed.waited == 4.0
     now += 1000.0  # the step
-    feed.next()
+    following(feed)
     assert feed.waited == 8.0
     feed.waited = 0.0  # as the trainer does when it has logged it
-    feed.next()
+    following(feed)
     assert feed.waited == 4.0
 
 
 def test_waiting_by_the_real_clock():
     feed = Feed(numbered(2, lambda _: time.sleep(0.02)), Drawing(), CPU, num_parts=2)
-    feed.next()
+    following(feed)
     assert 0.04 <= feed.waited < 4.0  # other work may hold this process up
 
 
 def test_on_the_processor_nothing_changes_but_the_layout():
     random = torch.Generator().manual_seed(3)
     batch = UnpairedBatch(torch.rand(2, 3, 4, 5, generator=random), torch.rand(2, 3, 4, 5, generator=random))
-    (part,) = Feed(iter([batch]), Drawing(), CPU, num_parts=1).next()
+    (part,) = following(Feed(iter([batch]), Drawing(), CPU, num_parts=1))
     for given, got in ((batch.real_a, part.real_a), (batch.real_b, part.real_b)):
         assert torch.equal(got, given)
         assert got.dtype == torch.float32
@@ -123,10 +127,10 @@ def test_what_the_loader_cannot_read_reaches_the_trainer():
 
     drawn: list[str] = []
     feed = Feed(broken(), Drawing(drawn.append), CPU, num_parts=2)
-    feed.next()
+    following(feed)
     drawn.clear()
     with pytest.raises(DataError, match="no image of domain a"):
-        feed.next()
+        following(feed)
     assert drawn == []  # so that what is saved now, and resumed from, has drawn nothing for the step that never came
 
 
@@ -177,7 +181,7 @@ def test_batches_arrive_on_the_gpu_whole(gpu):
     feed = Feed(pinned(20), Drawing(), gpu, num_parts=2)
     coins = torch.rand(40, generator=torch.Generator().manual_seed(7))
     for step in range(10):
-        parts = feed.next()
+        parts = following(feed)
         for part in parts:
             assert {tensor.device.type for tensor in part.tensors()} == {"cuda"}
             assert part.real_a.is_contiguous(memory_format=memory_format(gpu))
@@ -191,9 +195,9 @@ def test_batches_arrive_on_the_gpu_whole(gpu):
 @on_a_gpu
 def test_batches_are_copied_while_the_step_runs(gpu):
     feed = Feed(pinned(2), Drawing(), gpu, num_parts=1)
-    feed.next()
+    following(feed)
     step = launch_long_step()
-    feed.next()
+    following(feed)
     assert feed._stream is not None
     feed._stream.synchronize()
     assert not step.query(), "the copy waited for the step"
@@ -202,11 +206,11 @@ def test_batches_are_copied_while_the_step_runs(gpu):
 @on_a_gpu
 def test_the_processor_runs_one_step_ahead_and_no_more(gpu):
     feed = Feed(pinned(6), Drawing(), gpu, num_parts=1)
-    feed.next()
+    following(feed)
     steps = []
     for _ in range(5):
         steps.append(launch_long_step())
-        feed.next()
+        following(feed)
         assert not steps[-1].query(), "waited for the step that was launched last"
         assert all(step.query() for step in steps[:-1]), "ran more than one step ahead"
 
@@ -214,11 +218,11 @@ def test_the_processor_runs_one_step_ahead_and_no_more(gpu):
 @on_a_gpu
 def test_nothing_has_waited_while_the_gpu_was_busy(gpu):
     feed = Feed(pinned(3, lambda _: time.sleep(0.01)), Drawing(), gpu, num_parts=1)
-    feed.next()
+    following(feed)
     feed.waited = 0.0
     launch_long_step()
-    feed.next()
+    following(feed)
     assert feed.waited == 0.0
     torch.cuda.synchronize()
-    feed.next()
+    following(feed)
     assert feed.waited >= 0.01

@@ -317,9 +317,9 @@ def test_the_steps_are_those_of_the_run(tiny: list[str], monkeypatch: pytest.Mon
     seen: list[dict[str, Any]] = []
     learn = learner.learn
 
-    def spy(method: Any, optimization: Any, precision: Any, parts: Any, *, measure: bool) -> Any:
+    def spy(method: Any, optimization: Any, precision: Any, parts: Any) -> Any:
         seen.append({"method": method, "precision": precision.name, "shapes": [each.real_b.shape for each in parts]})
-        return learn(method, optimization, precision, parts, measure=measure)
+        return learn(method, optimization, precision, parts)
 
     monkeypatch.setattr(learner, "learn", spy)
     found = measured(

@@ -156,7 +156,7 @@ def followed(size: int, precision: str, dtype: torch.dtype, *, recomputed: bool)
     for step in range(20):
         batch = batch_for(method, size, dtype)
         optimization.start_step(step)
-        (ours,) = learn(method, optimization, arithmetic, [batch.to(CPU, memory_format(CPU))], measure=False).scalars
+        (ours,) = learn(method, optimization, arithmetic, [batch.to(CPU, memory_format(CPU))]).scalars
         for name, value in plain.step(batch).items():
             yield name, ours[name].item(), value
 
@@ -220,7 +220,7 @@ def test_a_step_neither_waits_nor_draws(config: CycleGANConfig, disc: dict[str, 
     parts = [batch_for(method, 2), batch_for(method, 2)]
     optimization.start_step(0)
     with watching() as seen:
-        learn(method, optimization, arithmetic, parts, measure=True)
+        learn(method, optimization, arithmetic, parts)
     assert seen == []
 
 
@@ -238,16 +238,10 @@ def watching() -> Iterator[list[str]]:
         yield mode.seen
 
 
-def test_norms_are_measured_on_request_and_change_nothing() -> None:
-    results = []
-    for measure in (False, True):
-        method = build()
-        optimization = Optimization(method, OptimizerConfig(), Precision("fp32", ""), CPU, num_steps=100)
-        optimization.start_step(0)
-        learned = learn(method, optimization, Precision("fp32", ""), [batch_for(method, 1)], measure=measure)
-        assert set(learned.norms) == ({"generators", "discriminators"} if measure else set())
-        assert set(learned.translations) == {"ab", "ba"}
-        results.append(method.state_dict())
-    for name, value in results[0].items():
-        if isinstance(value, Tensor):
-            assert torch.equal(value, results[1][name]), name
+def test_a_step_leaves_norms_and_translations() -> None:
+    method = build()
+    optimization = Optimization(method, OptimizerConfig(), Precision("fp32", ""), CPU, num_steps=100)
+    optimization.start_step(0)
+    learned = learn(method, optimization, Precision("fp32", ""), [batch_for(method, 1)])
+    assert set(learned.norms) == {"generators", "discriminators"}
+    assert set(learned.translations) == {"ab", "ba"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from dataclasses import replace
 
 import pytest
@@ -28,7 +29,7 @@ def build(config: OptimizerConfig | None = None) -> tuple[Toy, Optimization]:
 
 def step(toy: Toy, optimization: Optimization, parts: list[UnpairedBatch], number: int = 0) -> dict[str, torch.Tensor]:
     optimization.start_step(number)
-    return learn(toy, optimization, FP32, parts, measure=True).norms
+    return learn(toy, optimization, FP32, parts).norms
 
 
 def weights(toy: Toy) -> dict[str, torch.Tensor]:
@@ -166,3 +167,59 @@ def test_fp16_steps_follow_fp32() -> None:
         results.append(weights(toy))
     for name, expected in results[0].items():
         torch.testing.assert_close(results[1][name], expected, rtol=1e-3, atol=1e-3)
+
+
+def broken(batch: UnpairedBatch, value: float) -> UnpairedBatch:
+    images = batch.real_a.clone()
+    images[0, 0, 0, 0] = value
+    return replace(batch, real_a=images)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e30])
+@pytest.mark.parametrize("clip_norm", [0.0, 1.0])
+def test_a_step_that_is_not_finite_changes_nothing_and_is_counted(value: float, clip_norm: float) -> None:
+    """1e30: the image is finite, the squares in the loss are not."""
+    config = OptimizerConfig(schedule="constant", clip_norm=clip_norm)
+    (toy, optimization), (twin, untouched) = build(config), build(config)
+    batches = [batch_of(2) for _ in range(4)]
+    for number, batch in enumerate(batches):
+        step(toy, optimization, [batch], number)
+        step(twin, untouched, [batch], number)
+        if number < 2:
+            before = weights(toy)
+            step(toy, optimization, [broken(batch, value)], number)
+            assert all(torch.equal(weights(toy)[name], weight) for name, weight in before.items())
+            assert int(optimization.streak) == 1
+    assert (int(optimization.num_skipped), int(optimization.streak)) == (2, 0)
+    # Adam's moments and its count of steps were left alone too: without the skipped steps all is the same, bit for bit.
+    for name, weight in weights(twin).items():
+        assert torch.equal(weights(toy)[name], weight), name
+
+
+def test_one_player_may_learn_while_the_other_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    toy, optimization = build()
+    before = weights(toy)
+    terms = toy.terms
+    monkeypatch.setattr(
+        toy,
+        "terms",
+        lambda player, batch, outputs: {
+            name: term * (math.nan if player == "generators" else 1)
+            for name, term in terms(player, batch, outputs).items()
+        },
+    )
+    step(toy, optimization, [batch_of(2)])
+    after = weights(toy)
+    assert torch.equal(after["gen_ab.0.weight"], before["gen_ab.0.weight"])
+    assert not torch.equal(after["disc_b.weight"], before["disc_b.weight"])
+    assert int(optimization.num_skipped) == 1
+
+
+def test_counts_of_skipped_steps_and_the_scale_of_rates_survive_a_resume() -> None:
+    toy, optimization = build()
+    step(toy, optimization, [broken(batch_of(2), math.nan)])
+    optimization.lr_scale = 0.25
+    _, later = build()
+    later.load_state_dict(optimization.state_dict())
+    assert (int(later.num_skipped), int(later.streak), later.lr_scale) == (1, 1, 0.25)
+    assert later.learning_rates(0) == pytest.approx({"generators": 5e-5, "discriminators": 5e-5})

@@ -75,7 +75,7 @@ def train(
     ).to(device, memory_format=memory_format(device))  # type: ignore[call-overload]
     config = OptimizerConfig(accumulation=parts, decay_start=0.0)
     optimization = Optimization(method, config, FP32, device, num_steps=10)
-    step = wrap(lambda given: learn(method, optimization, FP32, given, measure=True))
+    step = wrap(lambda given: learn(method, optimization, FP32, given))
     rows = []
     for number in range(10):
         given = []

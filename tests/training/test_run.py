@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import shutil
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,6 +22,7 @@ from cyclestyle.checkpoint import load_checkpoint
 from cyclestyle.config.loading import config_from_mapping, load_config
 from cyclestyle.devices import Precision
 from cyclestyle.errors import CheckpointError, ConfigError, DataError
+from cyclestyle.training import learner
 from cyclestyle.training.layout import score_tag, tensorboard_tag
 from cyclestyle.training.learner import can_record
 from cyclestyle.training.run import resume, train
@@ -29,7 +34,7 @@ def start(settings: list[str], *more: str) -> Path:
 
 def test_a_run_leaves_what_it_promises(tiny: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     run = start(tiny, "train.steps=10", "train.keep_checkpoints=2")
-    assert {path.name for path in run.iterdir() if not path.name.startswith("events")} == {
+    assert {path.name for path in run.iterdir() if not path.name.startswith(("events", "."))} == {
         "config.yaml", "metrics.jsonl", "evaluations.jsonl", "samples", "checkpoints", "translators",
     }  # fmt: skip
     assert sorted(path.name for path in (run / "checkpoints").iterdir()) == [
@@ -153,14 +158,53 @@ def test_another_crop_size_goes_on_with_an_empty_pool(tiny: list[str]) -> None:
     assert state["method"]["pool_a._extra_state"]["images"].shape[-2:] == (20, 20)
 
 
-def test_a_diverged_training_stops_and_keeps_what_was_good(tiny: list[str]) -> None:
+def test_a_diverged_training_goes_back_and_stops_in_the_end(tiny: list[str], caplog: pytest.LogCaptureFixture) -> None:
     run = start(tiny, "train.steps=4")
     before = (run / "translators" / "photo_to_painting.safetensors").read_bytes()
-    with pytest.raises(ConfigError, match=r"diverged: .*not finite.*newest checkpoint is of step 4.*generator_lr"):
-        start(tiny, "train.steps=40", "optimizer.generator_lr=1e30", "generator.norm=instance")
+    settings = ["train.steps=40", "optimizer.generator_lr=1e30", "optimizer.max_skipped=3", "optimizer.max_setbacks=2"]
+    with pytest.raises(ConfigError, match=r"diverged at step \d+: .* after 2 setbacks; .*step 4, is good.*_lr"):
+        start(tiny, *settings, "generator.norm=instance")
+    assert "back to step 4, with 0.5 times the learning rates (setback 1 of 2" in caplog.text
+    assert "back to step 4, with 0.25 times the learning rates (setback 2 of 2" in caplog.text
     assert load_checkpoint(max((run / "checkpoints").glob("*.pt")))["step"] == 4
     assert (run / "translators" / "photo_to_painting.safetensors").read_bytes() == before
     assert "NaN" not in (run / "metrics.jsonl").read_text()
+
+
+def poison(monkeypatch: pytest.MonkeyPatch, is_poisoned: Callable[[int], bool]) -> list[float]:
+    """Make gradients of these calls of a step NaN; gives the learning rates of all."""
+    rates: list[float] = []
+    plain = learner.learn
+
+    def learn(method: Any, optimization: Any, precision: Any, parts: Any) -> Any:
+        rates.append(optimization.learning_rates(0)["generators"])
+        if is_poisoned(len(rates)):
+            parts = [replace(part, real_a=part.real_a * math.nan) for part in parts]
+        return plain(method, optimization, precision, parts)
+
+    monkeypatch.setattr(learner, "learn", learn)
+    return rates
+
+
+def test_single_broken_steps_are_skipped_and_counted(tiny: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    poison(monkeypatch, lambda call: call in (2, 5))
+    run = start(tiny, "train.steps=8", "method.pool_size=0")
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [row.get("skipped_steps", 0) for row in rows if "seconds_per_step" in row] == [1, 0, 1, 0]
+    assert all("cycle_a" in row for row in rows if "seconds_per_step" in row)  # the mean of the other step
+
+
+@pytest.mark.parametrize("first_checkpoint", [4, 100])
+def test_after_many_broken_steps_in_a_row_it_goes_back_with_half_the_rates(
+    tiny: list[str], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, first_checkpoint: int
+) -> None:
+    rates = poison(monkeypatch, lambda call: 6 <= call <= 12)
+    run = start(tiny, "train.steps=10", "optimizer.max_skipped=4", f"train.checkpoint_every={first_checkpoint}")
+    back = 4 if first_checkpoint == 4 else 0  # without any checkpoint: to the start
+    assert f"steps in a row were skipped, their gradients are not finite; back to step {back}, with 0.5" in caplog.text
+    state = load_checkpoint(max((run / "checkpoints").glob("*.pt")))
+    assert (state["step"], state["setbacks"], state["optimization"]["lr_scale"]) == (10, 1, 0.5)
+    assert rates[0] == 2 * rates[-1]
 
 
 def test_missing_translators_of_a_finished_run_come_back(tiny: list[str]) -> None:
@@ -256,10 +300,12 @@ def test_a_profile_lies_in_the_run_folder(tiny: list[str]) -> None:
     assert [path.name for path in (run / "profile").iterdir()] == ["step_00000007.pt.trace.json.gz"]
 
 
-def test_several_processes_are_refused(tiny: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(ConfigError, match="--nproc_per_node=1"):
-        start(tiny, "train.steps=1")
+def test_more_processes_than_images_of_a_batch_are_refused(tiny: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    with pytest.raises(ConfigError, match=r"3 processes, but train.batch_size=2 does not have an image for each"):
+        start(tiny, "train.steps=1", "train.batch_size=2")
+    with pytest.raises(ConfigError, match=r"train.batch_size=4 in 2 parts does not have"):
+        start(tiny, "train.steps=1", "train.batch_size=4", "optimizer.accumulation=2")
 
 
 def test_a_missing_folder_leaves_no_run_behind(tiny: list[str], tmp_path: Path) -> None:

@@ -1,0 +1,187 @@
+"""Training by several processes of torchrun: one process's mathematics, resumes, restarts, errors."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from cyclestyle.checkpoint import load_checkpoint
+from cyclestyle.config.loading import load_config
+from cyclestyle.training.run import train
+
+from .test_distributed import free_port
+from .test_resume import assert_same, losses
+
+ROOT = Path(__file__).parents[1]
+
+# Without pools, which each process has for itself. Biases before an instance norm have gradients of rounding alone,
+# from which Adam makes whole steps: here are norms without such biases, or none.
+COMMON = (
+    "train.batch_size=4",
+    "method.pool_size=0",
+    "generator.norm=batch",
+    "generator.init_gain=0.2",
+    "discriminator.norm=none",
+    "discriminator.init_gain=0.2",
+    "train.steps=6",
+    "train.checkpoint_every=3",
+    "log.scalars_every=2",
+    "evaluate.every=6",
+)
+# Everything with a state of its own.
+STATEFUL = (
+    "train.batch_size=2",
+    "method.pool_size=3",
+    "method.weights.gradient_penalty=1",
+    "discriminator.norm=none",
+    "generator.dropout=0.2",
+    "train.checkpoint_every=5",
+    "log.scalars_every=3",
+    "evaluate.every=0",
+)
+
+
+def torchrun(num_processes: int, settings: list[str], *flags: str) -> subprocess.Popen[str]:
+    words = [sys.executable, "-m", "torch.distributed.run", f"--nproc_per_node={num_processes}",
+             f"--master_port={free_port()}", *flags, "--", str(ROOT / "train.py"), *settings]  # fmt: skip
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(words, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+def finish(process: subprocess.Popen[str]) -> tuple[int, str, str]:
+    out, err = process.communicate(timeout=180)
+    return process.returncode, out, err
+
+
+def trained(num_processes: int, settings: list[str], *more: str) -> tuple[str, str]:
+    code, out, err = finish(torchrun(num_processes, [*settings, *more]))
+    assert code == 0, err
+    return out, err
+
+
+def state(runs: Path, name: str, step: int) -> dict[str, Any]:
+    return load_checkpoint(runs / name / "checkpoints" / f"step_{step:08d}.pt")
+
+
+def weights(state: dict[str, Any]) -> dict[str, torch.Tensor]:
+    return {name: value for name, value in state["method"].items() if isinstance(value, torch.Tensor)}
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+def test_two_and_three_processes_learn_what_one_does(tiny: list[str], tmp_path: Path, parts: int) -> None:
+    """Also with uneven shares (4 images on 3 processes) and accumulation; batch norm over all of them."""
+    runs = tmp_path / "runs"
+    worlds = (2, 3) if parts == 1 else (2,)
+    settings = [*tiny, *COMMON, f"optimizer.accumulation={parts}"]
+    train(load_config(None, [*settings, "name=one"]))
+    for world in worlds:
+        out, err = trained(world, settings, f"name=of{world}")
+        assert out.splitlines()[-1] == f"run: {runs / f'of{world}'}"
+        assert err.count("judge patches") == 1  # one speaks for all
+        expected, found = weights(state(runs, "one", 6)), weights(state(runs, f"of{world}", 6))
+        start = 2e-4 * 6  # what Adam can have moved a weight by
+        for name, value in expected.items():
+            if value.is_floating_point():
+                torch.testing.assert_close(found[name], value, rtol=1e-3, atol=0.02 * start, msg=name)
+        for mine, theirs in zip(losses(runs / f"of{world}"), losses(runs / "one"), strict=True):
+            assert mine.keys() == theirs.keys()
+            for name, value in theirs.items():
+                if name.startswith("doctor_") or name == "alarms":
+                    continue  # the doctor looks at the first process's pictures
+                assert mine[name] == pytest.approx(value, rel=2e-3, abs=1e-4), name
+
+
+def test_stopped_and_resumed_is_bit_for_bit_the_same(tiny: list[str], tmp_path: Path) -> None:
+    """By SIGTERM to one process, and with kill -9 under --max-restarts; then on with other numbers of processes."""
+    runs = tmp_path / "runs"
+    settings = [*tiny, *STATEFUL]
+    trained(2, settings, "name=whole", "train.steps=60")
+
+    process = torchrun(2, [*settings, "name=broken", "train.steps=60"], "--max-restarts=2")
+    wait_for(runs / "broken" / "checkpoints" / "step_00000010.pt", process)
+    os.kill(worker(process, rank=1), signal.SIGKILL)
+    code, out, err = finish(process)
+    assert code == 0, err
+    assert out.splitlines()[-1] == f"run: {runs / 'broken'}"
+    expected, found = state(runs, "whole", 60), state(runs, "broken", 60)
+    assert len(expected["others"]) == 1
+    assert expected.pop("config")["name"] == "whole"
+    found.pop("config")
+    assert_same(found, expected)
+    assert losses(runs / "broken") == losses(runs / "whole")
+
+    out, err = trained(1, settings, "name=broken", "train.steps=65")
+    assert "trained by 2 processes so far, now by 1" in err
+    assert state(runs, "broken", 65)["others"] == []
+    out, err = trained(2, settings, "name=broken", "train.steps=70")
+    assert "trained by 1 processes so far, now by 2" in err
+    assert "65 done of 70" in err
+
+
+def test_a_signal_to_one_stops_all_and_saves(tiny: list[str], tmp_path: Path) -> None:
+    process = torchrun(2, [*tiny, *STATEFUL, "train.steps=100000"])
+    checkpoints = tmp_path / "runs" / "tiny" / "checkpoints"
+    wait_for(checkpoints / "step_00000005.pt", process)
+    os.kill(worker(process, rank=1), signal.SIGTERM)
+    code, _, err = finish(process)
+    assert code != 0
+    assert "stopped by SIGTERM at step" in err
+    newest = load_checkpoint(max(checkpoints.glob("*.pt")))
+    assert len(newest["others"]) == 1
+
+
+def test_an_error_of_one_process_is_said_by_the_first(tiny: list[str], dataset: Path, tmp_path: Path) -> None:
+    """A folder that only one of them cannot see any more, say: here the other's pictures differ."""
+    spoiled = tmp_path / "sitecustomize.py"
+    spoiled.write_text(
+        "import os\n"
+        "if os.environ.get('RANK') == '1':\n"
+        "    import cyclestyle.data.dataset as dataset\n"
+        "    from cyclestyle.errors import DataError\n"
+        "    def broken(*_):\n"
+        "        raise DataError('the disk of process 1 is gone')\n"
+        "    dataset.UnpairedDataset.load = broken\n"
+    )
+    words = [*tiny, *STATEFUL, "train.steps=10", "data.num_workers=0"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", f"--master_port={free_port()}", "--",
+         str(ROOT / "train.py"), *words],
+        env={**os.environ, "PYTHONPATH": f"{tmp_path}:{ROOT}", "OMP_NUM_THREADS": "1"},
+        text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    code, _, err = finish(process)
+    assert code == 1, err
+    assert "error: process 1 of 2 failed: the disk of process 1 is gone" in err, err
+    assert "error: the disk of process 1 is gone" in err
+    assert err.count("Traceback") <= 1  # torchrun's own
+
+
+def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 120
+    while not path.exists():
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < deadline, f"no {path.name} in two minutes"
+        time.sleep(0.01)
+
+
+def worker(launcher: subprocess.Popen[str], rank: int) -> int:
+    """Process id of a rank."""
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdecimal():
+            continue
+        try:
+            parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+            environment = (entry / "environ").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if parent == launcher.pid and f"RANK={rank}".encode() in environment:
+            return int(entry.name)
+    raise AssertionError(f"no process of rank {rank}")
