@@ -26,8 +26,10 @@ from cyclestyle.config.schema import DataConfig
 from cyclestyle.data.check import Checked, check_images, fits_in_memory, read_images
 from cyclestyle.data.dataset import BadFile, UnpairedDataset
 from cyclestyle.data.folders import DomainFolders, find_folders
+from cyclestyle.data.sampling import share_of_batch
 from cyclestyle.data.transforms import check_augment
 from cyclestyle.devices import num_cores
+from cyclestyle.distributed import group_rank, neighbours, world_size
 from cyclestyle.errors import ConfigError, DataError
 
 _log = logging.getLogger("cyclestyle")
@@ -74,10 +76,12 @@ class Data:
         Args:
             start_position: images of each domain that were shown before.
             num_batches: how many to give.
-            batch_size: images of each domain in one.
+            batch_size: images of each domain in one, over all processes: this one is given its share of each.
         """
-        starts = range(start_position, start_position + num_batches * batch_size, batch_size)
-        shape = 2, batch_size, *self.dataset.sample_shape
+        share = share_of_batch(batch_size, rank=group_rank(), world_size=world_size())
+        first = start_position + share.start
+        starts = range(first, first + num_batches * batch_size, batch_size)
+        shape = 2, len(share), *self.dataset.sample_shape
         slots = self._slots(shape) if self.num_workers else None
         made = self._made_here(starts, shape) if slots is None else self._made_by_workers(starts, slots)
         with contextlib.closing(made):
@@ -262,7 +266,7 @@ def _num_workers(requested: int | None, cached: bool, device_type: str) -> int:
         return requested
     if cached and device_type == "cpu":
         return 0  # crop and flip of an image in memory take 0.1 ms, a step on the CPU hundreds
-    return max(1, min(8, num_cores() - 1))
+    return max(1, min(8, num_cores() // neighbours() - 1))
 
 
 def _share(checked: Sequence[Checked], num_workers: int, start_method: str | None) -> int:
