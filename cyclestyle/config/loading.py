@@ -14,7 +14,7 @@ import re
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any, cast
 
 from omegaconf import DictConfig, OmegaConf
@@ -26,6 +26,8 @@ from cyclestyle.errors import ConfigError
 
 RIVALS = {"train.steps": "train.epochs", "train.epochs": "train.steps"}
 """Two ways to say one thing: a layer may give one of them, and what it gives replaces the other of earlier layers."""
+
+_LONGEST_NAME = 64  # letters of a domain's name; two of them are in the name of a translator's file
 
 _MISFITS = (OmegaConfBaseException, ValueError, TypeError, OverflowError)
 
@@ -62,13 +64,16 @@ def load_with_warnings(yaml_file: Path | None = None, overrides: Sequence[str] =
 
 def config_from_mapping(mapping: Mapping[str, Any], overrides: Sequence[str] = ()) -> Config:
     """A checked config from nested mappings: for Python use and for the config inside a run folder or checkpoint."""
-    method = _chosen_method(mapping, overrides)
-    return _build([_flat_layer(mapping, method), _override_layer(overrides, method)], method)
+    data = yaml_text.plain_data(mapping)
+    if not isinstance(data, dict):
+        raise ConfigError(f"a {type(mapping).__name__} was given, but a config is a mapping of keys to values")
+    method = _chosen_method(data, overrides)
+    return _build([_flat_layer(data, method), _override_layer(overrides, method)], method)
 
 
 def to_mapping(config: Config) -> dict[str, Any]:
     """The config as plain nested dicts, lists, numbers and strings; `config_from_mapping` gives back an equal one."""
-    return cast("dict[str, Any]", _plain(dataclasses.asdict(config)))
+    return cast("dict[str, Any]", yaml_text.plain_data(dataclasses.asdict(config)))
 
 
 def to_yaml(config: Config) -> str:
@@ -110,16 +115,16 @@ def _flat_layer(
         for name, value in mapping.items():
             key = f"{prefix}{name}"
             if "." in str(name):
-                nested = ": {".join(str(name).split(".")) + ": ..." + "}" * str(name).count(".")
+                nested = _cut(": {".join(str(name).split(".")) + ": ..." + "}" * str(name).count("."))
                 raise ConfigError(
-                    f"{layer.place(key)}{key}: dotted keys are for the command line; here it is nested: {nested}"
+                    f"{layer.place(key)}{_cut(key)}: dotted keys are for the command line; here it is nested: {nested}"
                 )
             if key in sections and isinstance(value, Mapping):
                 flatten(value, key + ".")
             elif key in sections and value is None and source:
                 continue  # `train:` with nothing below it
             else:
-                layer.values[key] = _plain(value)
+                layer.values[key] = yaml_text.plain_data(value)
 
     flatten(data, "")
     return layer
@@ -131,7 +136,7 @@ def _override_layer(overrides: Sequence[str], method: str) -> _Layer:
     for text in overrides:
         key, equals, raw = (part.strip() for part in text.partition("="))
         if not equals or not key:
-            raise ConfigError(f"{text}: settings are written key=value, such as train.batch_size=4")
+            raise ConfigError(f"{_cut(text)}: settings are written key=value, such as train.batch_size=4")
         value = _override_value(key, raw, options.get(key))
         inner = {key: value}
         if key in sections and isinstance(value, dict):  # train={steps: 5}
@@ -146,16 +151,7 @@ def _override_value(key: str, raw: str, option: keys.Option | None) -> Any:
             return None
         if raw[:1] not in ('"', "'"):
             return raw  # a name or folder means what it says: name=1.10, data.root=C:\photos #2
-    return _plain(yaml_text.read_yaml(raw, f"{key}={raw}")[0])
-
-
-def _plain(value: Any) -> Any:
-    """Mappings, sequences and paths as dicts, lists and strings, all the way down."""
-    if isinstance(value, Mapping):
-        return {str(key): _plain(inner) for key, inner in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(inner) for inner in value]
-    return str(value) if isinstance(value, PurePath) else value
+    return yaml_text.plain_data(yaml_text.read_yaml(raw, _cut(f"{key}={raw}"))[0])
 
 
 def _explicit(layers: Sequence[_Layer], method: str) -> set[str]:
@@ -191,7 +187,12 @@ def _refuse_unknown(layer: _Layer, options: Mapping[str, keys.Option], method: s
                 f"{', '.join(sections[key])}"
             )
         if key not in options:
-            raise ConfigError(f"{layer.place(key)}unknown key {key}: {keys.advice_for(key, method)}")
+            raise ConfigError(f"{layer.place(key)}unknown key {_cut(key)}: {keys.advice_for(_cut(key), method)}")
+
+
+def _cut(text: str) -> str:
+    """For messages, whatever somebody pasted or a file is made of."""
+    return text if len(text) <= 100 else text[:97] + "..."
 
 
 def _drop_rivals(settings: dict[str, Any], layer: _Layer) -> None:
@@ -211,7 +212,7 @@ def _wrong_type(option: keys.Option, value: Any, place: str) -> ConfigError:
 
 def _fitting(option: keys.Option, value: Any, place: str) -> Any:
     """The value, where OmegaConf's own conversion to the field's type would let a slip pass: refused or made clear."""
-    _refuse_interpolation(value, option.key, place)
+    _refuse_odd_text(value, option.key, place)
     kinds = keys.alternatives(option.type)
     if isinstance(value, bool):
         if bool not in kinds:
@@ -271,19 +272,33 @@ def _nested(settings: Mapping[str, Any]) -> dict[str, Any]:
     return nested
 
 
-def _refuse_interpolation(value: Any, key: str, place: str) -> None:
-    """Values are taken as they stand: nothing in a config reads the environment, other keys or runs a resolver."""
+def _refuse_odd_text(value: Any, key: str, place: str) -> None:
+    """Values are taken as they stand: nothing in a config reads the environment, other keys or runs a resolver.
+
+    Nor does one hold what breaks file names, logs and terminals: zero bytes, line breaks, escapes.
+    """
     if isinstance(value, dict):
         value = [*value, *value.values()]
     if isinstance(value, list):
         for inner in value:
-            _refuse_interpolation(inner, key, place)
+            _refuse_odd_text(inner, key, place)
     elif isinstance(value, str) and "${" in value:
         raise ConfigError(
             f"{place}{key}: got {keys.shown(value)}, but configs are not expanded; write the value itself, not ${{...}}"
         )
     elif value == "???":
         raise ConfigError(f"{place}{key}: got '???', which stands for a missing value; write one")
+    elif isinstance(value, str) and not _can_be_named(value):
+        raise ConfigError(f"{place}{key}: got {keys.shown(value)}, which has control characters or broken letters")
+
+
+def _can_be_named(text: str) -> bool:
+    """Whether a file can have this name, and a log show it on one line."""
+    try:
+        os.fsencode(text)
+    except UnicodeEncodeError:
+        return False
+    return not any(unicodedata.category(letter) == "Cc" for letter in text)
 
 
 # ---------------------------------------------------------------------------------------------------- filling in
@@ -310,4 +325,4 @@ def _name_from_folder(folder: str | None) -> str | None:
     if not folder:
         return None
     ascii_only = unicodedata.normalize("NFKD", Path(folder).name).encode("ascii", "ignore").decode()
-    return re.sub(r"[^A-Za-z0-9_-]+", "-", ascii_only).strip("-_") or None
+    return re.sub(r"[^A-Za-z0-9_-]+", "-", ascii_only).strip("-_")[:_LONGEST_NAME] or None

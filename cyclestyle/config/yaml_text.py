@@ -1,19 +1,28 @@
 """YAML in and out: plain data only, never code; duplicate keys, syntax errors and odd files refused in one line.
 
 Scalars follow YAML 1.2's core: only true and false are booleans (`cache: on` stays text), `2e-4` is a number, and
-neither `010` nor `2024_01` nor `2024-01-01` is.
+neither `010` nor `2024_01` nor `2024-01-01` is. A file may come from anywhere: its length, its depth, and what its
+aliases unfold to are bounded before anything is made of it.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import yaml
 
 from cyclestyle.errors import ConfigError
+
+LONGEST = 2**16
+"""Bytes of a YAML file; the largest config written by hand has a few thousand."""
+DEEPEST = 20
+"""Levels of mappings and lists; `data.augment`, the deepest option, needs 5."""
+MOST_VALUES = 20_000
+"""Values, those counted twice that an alias repeats: ten lines of aliases can stand for billions."""
+LARGEST_INTEGER = 2**63 - 1
 
 _CORE_SCALARS = (
     ("tag:yaml.org,2002:bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
@@ -37,21 +46,26 @@ class _Dumper(yaml.SafeDumper):
         return True
 
 
-for _tag, _pattern, _first in _CORE_SCALARS:
-    _regexp = re.compile(rf"(?:{_pattern})$")
-    _Loader.add_implicit_resolver(_tag, _regexp, ["" if letter == "\0" else letter for letter in _first])
+_TOO_LONG = f"longer than {LONGEST // 1024} KiB, which no config is"
+_TOO_DEEP = "nested too deeply, or an alias (*) that contains itself"
+_FORMS = {tag: re.compile(rf"(?:{pattern})$") for tag, pattern, _ in _CORE_SCALARS}
+_TEXT, _LIST, _MAPPING = (f"tag:yaml.org,2002:{name}" for name in ("str", "seq", "map"))
+for _tag, _, _first in _CORE_SCALARS:
+    _Loader.add_implicit_resolver(_tag, _FORMS[_tag], ["" if letter == "\0" else letter for letter in _first])
     # The writer keeps YAML 1.1's rules beside ours: it quotes what any reader might take for something but text.
-    _Dumper.add_implicit_resolver(_tag, _regexp, ["" if letter == "\0" else letter for letter in _first])
+    _Dumper.add_implicit_resolver(_tag, _FORMS[_tag], ["" if letter == "\0" else letter for letter in _first])
 
 
 def read_yaml(text: str, source: str) -> tuple[Any, dict[str, int]]:
     """The plain data in `text` and the line (from 1) of each dotted key; `source` names the text in errors."""
+    if len(text) > LONGEST:
+        raise ConfigError(f"{source}: {_TOO_LONG}")
     try:
         loader = _Loader(text)  # looks for forbidden characters already
         try:
             node = loader.get_single_node()
             lines: dict[str, int] = {}
-            _note_lines(node, "", lines, source)
+            _Walk(source).visit(node, "", lines)
             return (None if node is None else loader.construct_document(node)), lines
         finally:
             loader.dispose()
@@ -59,29 +73,72 @@ def read_yaml(text: str, source: str) -> tuple[Any, dict[str, int]]:
         mark = error.problem_mark or error.context_mark
         place = f"{source}, line {mark.line + 1}" if mark else source
         raise ConfigError(f"{place}: no valid YAML: {error.problem or error.context}") from error
-    except (yaml.YAMLError, ValueError) as error:  # characters that YAML does not allow; numbers beyond Python's limit
+    except (yaml.YAMLError, ValueError) as error:  # characters that YAML does not allow
         raise ConfigError(f"{source}: no valid YAML: {str(error).splitlines()[0]}") from error
     except RecursionError as error:
-        raise ConfigError(f"{source}: nested too deeply, or an alias (*) that contains itself") from error
+        raise ConfigError(f"{source}: {_TOO_DEEP}") from error
 
 
 def read_yaml_file(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
     """The mapping in a YAML file and the line of each dotted key; an empty file is an empty mapping."""
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        with open(path, "rb") as file:
+            data = file.read(LONGEST + 1)  # no more than is needed to refuse it: it may be a disk
+        text = "" if len(data) > LONGEST else data.decode("utf-8-sig")
     except FileNotFoundError as error:
         raise ConfigError(f"{path}: no such config file; --config needs an existing .yaml file") from error
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: not a text file in UTF-8, so no YAML") from error
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror or error}") from error
-    data, lines = read_yaml(text, str(path))
-    if data is None:
+    if len(data) > LONGEST:
+        raise ConfigError(f"{path}: {_TOO_LONG}")
+    values, lines = read_yaml(text, str(path))
+    if values is None:
         return {}, lines
-    if not isinstance(data, Mapping):
-        kind = "list" if isinstance(data, list) else "single value"
+    if not isinstance(values, Mapping):
+        kind = "list" if isinstance(values, list) else "single value"
         raise ConfigError(f"{path}: holds a {kind}, but a config is a mapping of keys to values (train: ...)")
-    return dict(data), lines
+    return dict(values), lines
+
+
+def plain_data(value: Any) -> Any:
+    """Mappings, sequences and paths as dicts, lists and strings, all the way down.
+
+    Raises:
+        ConfigError: other things than numbers and text, or deeper or more of them than a config has: one from a
+            checkpoint may come from anywhere, contain itself or name one list a million times.
+    """
+    num_left = MOST_VALUES
+
+    def copied(value: Any, depth: int) -> Any:
+        nonlocal num_left
+        num_left -= 1
+        if num_left < 0 or depth > DEEPEST:
+            raise ConfigError("the config is nested more deeply, or holds more values, than any is")
+        if isinstance(value, Mapping):
+            return {_key(key): copied(inner, depth + 1) for key, inner in value.items()}
+        if isinstance(value, (list, tuple)):
+            return [copied(inner, depth + 1) for inner in value]
+        if isinstance(value, PurePath):
+            return str(value)
+        if not (value is None or isinstance(value, (str, float)) or _is_small(value)):
+            raise ConfigError(f"the config holds {_kind(value)}, but needed are numbers and text")
+        return value
+
+    return copied(value, 0)
+
+
+def _key(name: object) -> str:
+    return str(name) if name is None or isinstance(name, (str, float)) or _is_small(name) else _kind(name)
+
+
+def _is_small(value: object) -> bool:
+    return isinstance(value, int) and abs(value) <= LARGEST_INTEGER
+
+
+def _kind(value: object) -> str:
+    return "a huge number" if isinstance(value, int) else f"a {type(value).__name__}"
 
 
 def write_yaml(data: Mapping[str, Any]) -> str:
@@ -89,18 +146,55 @@ def write_yaml(data: Mapping[str, Any]) -> str:
     return yaml.dump(dict(data), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=1000)
 
 
-def _note_lines(node: yaml.Node | None, prefix: str, lines: dict[str, int], source: str) -> None:
-    """Walk the parsed text: remember where each key stands, and refuse a key given twice (PyYAML keeps the last)."""
-    if isinstance(node, yaml.SequenceNode):
-        for item in node.value:
-            # Keys inside lists have no dotted name, but a duplicate is one there too.
-            _note_lines(item, f"{prefix}[].", {}, source)
-    if not isinstance(node, yaml.MappingNode):
-        return
-    seen: dict[str, int] = {}
-    for key_node, value_node in node.value:
-        key, line = str(key_node.value), key_node.start_mark.line + 1
-        if key in seen and key != "<<":
-            raise ConfigError(f"{source}, line {line}: {prefix}{key} is given twice (first in line {seen[key]})")
-        seen[key] = lines[prefix + key] = line
-        _note_lines(value_node, f"{prefix}{key}.", lines, source)
+class _Walk:
+    """Goes through the parsed text as its aliases unfold, before anything is made of it."""
+
+    def __init__(self, source: str) -> None:
+        self._source = source
+        self._num_left = MOST_VALUES
+
+    def visit(self, node: yaml.Node | None, prefix: str, lines: dict[str, int], depth: int = 0) -> None:
+        """Remember where each key stands; refuse a key given twice (PyYAML keeps the last) and all but plain data."""
+        self._num_left -= 1
+        if depth > DEEPEST:
+            raise ConfigError(f"{self._source}: {_TOO_DEEP}")
+        if self._num_left < 0:
+            raise ConfigError(f"{self._source}: stands for more than {MOST_VALUES} values; no config has so many")
+        if isinstance(node, yaml.ScalarNode):
+            self._check_scalar(node)
+        elif isinstance(node, yaml.SequenceNode):
+            self._refuse_unless(node.tag == _LIST, node, f"the tag {node.tag}")
+            for item in node.value:
+                # Keys inside lists have no dotted name, but a duplicate is one there too.
+                self.visit(item, f"{prefix}[].", {}, depth + 1)
+        elif isinstance(node, yaml.MappingNode):
+            self._refuse_unless(node.tag == _MAPPING, node, f"the tag {node.tag}")
+            seen: dict[str, int] = {}
+            for key_node, value_node in node.value:
+                self._refuse_unless(isinstance(key_node, yaml.ScalarNode), key_node, "a list or mapping as a key")
+                self._check_scalar(key_node)
+                key, line = str(key_node.value), key_node.start_mark.line + 1
+                if key in seen and key != "<<":
+                    raise ConfigError(
+                        f"{self._source}, line {line}: {prefix}{key} is given twice (first in line {seen[key]})"
+                    )
+                seen[key] = lines[prefix + key] = line
+                self.visit(value_node, f"{prefix}{key}.", lines, depth + 1)
+
+    def _check_scalar(self, node: yaml.ScalarNode) -> None:
+        """Only what YAML 1.2's core writes so: `!!bool 7`, `!!timestamp x` and the like break PyYAML."""
+        if node.tag == _TEXT:
+            return
+        form = _FORMS.get(node.tag)
+        self._refuse_unless(form is not None, node, f"the tag {node.tag}")
+        self._refuse_unless(
+            form is not None and form.match(node.value) is not None, node, f"{node.tag} of {node.value[:40]!r}"
+        )
+        if node.tag.endswith(":int"):
+            is_small = len(node.value) < 30 and abs(int(node.value)) <= LARGEST_INTEGER
+            self._refuse_unless(is_small, node, f"a whole number as large as {node.value[:40]}")
+
+    def _refuse_unless(self, condition: bool, node: yaml.Node, what: str) -> None:
+        if not condition:
+            place = f"{self._source}, line {node.start_mark.line + 1}"
+            raise ConfigError(f"{place}: no valid YAML: {what} is not read here")

@@ -329,3 +329,79 @@ def test_warnings_name_what_was_set_in_vain(write: Write) -> None:
     assert load_with_warnings(whole, ["optimizer.step_every=9"])[1] == (
         "optimizer.step_every=9 has no effect unless optimizer.schedule=step",
     )
+
+
+# ---------------------------------------------------------------------------------------------------- from anywhere
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 12)), "more than 20000 values"),
+        ("".join(f"a{i}: &a{i} {{<<: [{f'*a{i - 1}, ' * 9}]}}\n" for i in range(1, 9)), "more than 20000 values"),
+        ("x: " + "[" * 21 + "]" * 21, "nested too deeply"),
+        ("x: " + "[" * 400 + "]" * 400, "nested too deeply"),
+        ("# " + "x" * 2**16, "longer than 64 KiB"),
+        ("seed: 1" + "0" * 400, "a whole number as large as 1000"),
+        ("seed: 1" + "0" * 5000, "a whole number as large as 1000"),
+        ("seed: !!bool x", "is not read here"),
+        ("seed: !!timestamp x", "is not read here"),
+        ("data: {root: !!binary aGk=}", "is not read here"),
+        ("seed: !!set {a}", "is not read here"),
+        ("? [a, b]\n: 1", "a list or mapping as a key"),
+        ("? &k [&l [*l]]\n: 1", "a list or mapping as a key"),
+    ],
+    ids=lambda value: value[:20],
+)
+def test_files_that_unfold_to_more_than_data_are_refused_at_once(write: Write, text: str, words: str) -> None:
+    assert words in refusal(file=write("a0: &a0 {b: 1}\n" + text + "\n"))
+    assert len(refusal(file=write("a0: &a0 {b: 1}\n" + text + "\n"))) < 300
+
+
+@pytest.mark.parametrize("text", ["a\\0b", "a\\nb", "a\\e[2Jb", "a\\x7fb", "a\\x85b", "\\uD800"])
+def test_text_that_breaks_names_logs_and_terminals_is_refused(write: Write, text: str) -> None:
+    for option in (
+        "output_dir: {}",
+        "data: {{root: {}}}",
+        "evaluate: {{weights: {}}}",
+        "data: {{augment: [{{name: {}}}]}}",
+    ):
+        assert "has control characters or broken letters" in refusal(file=write(option.format(f'"{text}"')))
+
+
+def test_a_folder_whose_name_is_no_unicode_can_be_used() -> None:
+    config = load_config(None, ["train.steps=1", "data.root=caf\udce9"])  # as Python hands over the byte E9
+    assert config.data.root == "caf\udce9"
+    assert config_from_mapping(to_mapping(config)) == config
+    assert yaml.safe_load(to_yaml(config))["data"]["root"] == "caf\udce9"
+
+
+class _Endless(list):  # type: ignore[type-arg]
+    def __init__(self) -> None:
+        super().__init__([self])
+
+
+def _doubled(times: int) -> dict[str, object]:
+    value: dict[str, object] = {"name": "Blur"}
+    for _ in range(times):
+        value = {"one": value, "other": value}
+    return value
+
+
+@pytest.mark.parametrize(
+    "value",
+    [_Endless(), _doubled(15), 10**5000, b"x", {1, 2}, {10**5000: 1}, object(), float],
+    ids=lambda v: str(type(v)),
+)
+def test_mappings_of_a_checkpoint_may_hold_anything(value: object) -> None:
+    for place in ({"seed": value}, {"data": {"augment": [value]}}, {"method": {"name": value}}, value):
+        with pytest.raises(ConfigError) as caught:
+            config_from_mapping(
+                {"train": {"steps": 1}, "data": {"root": "x"}} | place if isinstance(place, dict) else place
+            )  # type: ignore[arg-type]
+        assert len(str(caught.value)) < 300
+
+
+def test_messages_stay_short_whatever_was_given() -> None:
+    for word in ("x" * 10_000, "train." + "x" * 10_000 + "=1", "seed=" + "[" * 400, "a.b" * 5000 + "=1"):
+        assert len(refusal(word)) < 400
