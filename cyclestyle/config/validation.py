@@ -43,14 +43,17 @@ POSITIVE = Range(0, low_open=True)
 WEIGHT = Range(0)
 FRACTION = Range(0, 1)
 BELOW_ONE = Range(0, 1, high_open=True)
+# Far beyond what is of use: a config from anywhere is not to take all memory or start a million processes.
+SIDE = Range(1, 65536)  # pixels
+FILTERS = Range(1, 4096)
 
 RANGES: dict[str, Range] = {
     "seed": Range(0, 2**32 - 1),  # what every random generator takes
-    "data.channels": COUNT,
-    "data.load_size": COUNT,
-    "data.crop_size": COUNT,
+    "data.channels": Range(1, 4096),
+    "data.load_size": SIDE,
+    "data.crop_size": SIDE,
     "data.cache_limit_gb": WHOLE,
-    "data.num_workers": WHOLE,
+    "data.num_workers": Range(0, 1024),
     "data.max_bad_fraction": FRACTION,
     "method.pool_size": WHOLE,
     "method.weights.adversarial_ab": WEIGHT,
@@ -62,12 +65,12 @@ RANGES: dict[str, Range] = {
     "method.weights.discriminator_a": WEIGHT,
     "method.weights.discriminator_b": WEIGHT,
     "method.weights.gradient_penalty": WEIGHT,
-    "generator.filters": COUNT,
-    "generator.blocks": WHOLE,
+    "generator.filters": FILTERS,
+    "generator.blocks": Range(0, 1000),
     "generator.depth": Range(rules.MIN_UNET_DEPTH, 16),
     "generator.dropout": BELOW_ONE,
     "generator.init_gain": POSITIVE,
-    "discriminator.filters": COUNT,
+    "discriminator.filters": FILTERS,
     "discriminator.layers": Range(1, 16),
     "discriminator.scales": Range(1, 16),
     "discriminator.init_gain": POSITIVE,
@@ -85,7 +88,7 @@ RANGES: dict[str, Range] = {
     "ema.decay": BELOW_ONE,
     "train.steps": COUNT,
     "train.epochs": POSITIVE,
-    "train.batch_size": COUNT,
+    "train.batch_size": Range(1, 65536),
     "train.checkpoint_every": COUNT,
     "train.keep_checkpoints": COUNT,
     "train.max_seconds": Range(0),
@@ -93,7 +96,7 @@ RANGES: dict[str, Range] = {
     "train.profile": WHOLE,
     "log.scalars_every": COUNT,
     "log.samples_every": COUNT,
-    "log.num_samples": COUNT,
+    "log.num_samples": Range(1, 1024),
     "evaluate.every": WHOLE,
     "evaluate.num_images": Range(2),
     "evaluate.least_content": Range(-1, 1),
@@ -103,8 +106,9 @@ RANGES: dict[str, Range] = {
 }
 """The one place that says how far each number (each member, for tuples) may go."""
 
-_DOMAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
-_RUN_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_.-]*[A-Za-z0-9_-])?")
+# Short, since file systems limit names to 255 bytes, and two of the first are in a translator's.
+_DOMAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+_RUN_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_.-]{0,126}[A-Za-z0-9_-])?")
 
 
 def check(config: Config) -> None:
@@ -147,16 +151,16 @@ def _length_problem(config: Config) -> str | None:
 def _names_problem(config: Config) -> str | None:
     if not _RUN_NAME.fullmatch(config.name):
         return (
-            f"name: got {config.name!r}, but the run's folder is named so: letters, digits, '.', '_' and '-', "
-            "the first a letter or digit"
+            f"name: got {shown(config.name)}, but the run's folder is named so: letters, digits, '.', '_' and '-', "
+            "the first a letter or digit, at most 128"
         )
     if not config.output_dir:
         return "output_dir: got '', needs the folder of all runs, such as runs"
     for letter, domain in (("a", config.data.a), ("b", config.data.b)):
         if not _DOMAIN_NAME.fullmatch(domain.name or ""):
             return (
-                f"data.{letter}.name: got {domain.name!r}, but it becomes part of file names: "
-                "letters, digits, '_' and '-', the first a letter or digit"
+                f"data.{letter}.name: got {shown(domain.name)}, but it becomes part of file names: "
+                "letters, digits, '_' and '-', the first a letter or digit, at most 64"
             )
     a, b = config.data.a.name or "", config.data.b.name or ""
     if a.lower() == b.lower():  # files are named by both, and some file systems do not tell upper from lower case

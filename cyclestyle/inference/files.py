@@ -25,7 +25,7 @@ from cyclestyle.checkpoint import (
 from cyclestyle.config import rules
 from cyclestyle.config.keys import accepts, alternatives, choices, shown, spoken
 from cyclestyle.config.schema import DataConfig, GeneratorConfig
-from cyclestyle.config.validation import RANGES
+from cyclestyle.config.validation import RANGES, WHOLE
 from cyclestyle.errors import CheckpointError
 from cyclestyle.inference import legacy
 from cyclestyle.inference.fit import empty_generator, first_difference, usable_weights
@@ -138,7 +138,8 @@ def build_translator_network(spec: TranslatorSpec, weights: Mapping[str, Tensor]
     Raises:
         CheckpointError: the weights do not fit; `source` is what the message names.
     """
-    config = _generator_from(spec.generator, source)
+    check_spec(spec, source)
+    config = GeneratorConfig(**spec.generator)
     misfit = f"{source}: the weights do not fit the generator that it describes (first difference: "
     # No number of a network is larger than a side of its weights, no count larger than theirs.
     side = max((size for weight in weights.values() for size in weight.shape), default=0)
@@ -240,10 +241,10 @@ def check_spec(spec: TranslatorSpec, source: Path) -> None:
     for key, kind in (("direction", Literal["ab", "ba"]), ("resize", get_type_hints(DataConfig)["resize"])):
         if getattr(spec, key) not in choices(kind):
             _refuse(source, key, getattr(spec, key), spoken(kind))
-    for key, lowest in (("channels", 1), ("load_size", 1), ("crop_size", 1), ("step", 0)):
-        number = getattr(spec, key)
-        if not _is_number(number, int) or number < lowest:
-            _refuse(source, key, number, f"a whole number of at least {lowest}")
+    for key in ("channels", "load_size", "crop_size", "step"):
+        number, allowed = getattr(spec, key), RANGES.get(f"data.{key}", WHOLE)
+        if not _is_number(number, int) or not allowed.holds(number):
+            _refuse(source, key, number, f"a whole number of {allowed}")
     scores = spec.scores
     if not isinstance(scores, dict) or not all(
         isinstance(name, str) and name.isprintable() and _is_number(score, float) for name, score in scores.items()

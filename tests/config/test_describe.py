@@ -23,7 +23,10 @@ def test_every_option_is_described() -> None:
 
 def test_a_row_says_type_range_default_and_meaning() -> None:
     rows = {row.key: row for row in describe()}
-    assert (rows["train.batch_size"].type, rows["train.batch_size"].default) == ("a whole number; at least 1", "1")
+    assert (rows["train.batch_size"].type, rows["train.batch_size"].default) == (
+        "a whole number; at least 1 and at most 65536",
+        "1",
+    )
     assert rows["train.batch_size"].text == "Images of each domain in one optimizer step, over all processes."
     assert rows["data.cache"].type == "one of auto, on, off"
     assert rows["generator.blocks"].default == "null"

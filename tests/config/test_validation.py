@@ -40,11 +40,11 @@ def test_every_number_has_a_range_and_every_range_a_number() -> None:
     ("override", "allowed"),
     [
         ("train.steps=0", "at least 1"),
-        ("train.batch_size=0", "at least 1"),
+        ("train.batch_size=0", "at least 1 and at most 65536"),
         ("train.checkpoint_every=-1", "at least 1"),
         ("seed=-1", "at least 0 and at most 4294967295"),
-        ("data.channels=0", "at least 1"),
-        ("data.num_workers=-1", "at least 0"),
+        ("data.channels=0", "at least 1 and at most 4096"),
+        ("data.num_workers=-1", "at least 0 and at most 1024"),
         ("data.max_bad_fraction=1.1", "at least 0 and at most 1"),
         ("method.weights.cycle_a=-0.1", "at least 0"),
         ("generator.dropout=1", "at least 0 and below 1"),
@@ -219,3 +219,24 @@ def test_a_gradient_penalty_and_batch_norm_exclude_each_other() -> None:
     assert line.startswith("discriminator.norm: got batch")
     assert "set discriminator.norm=instance or none" in line
     load("discriminator.norm=batch")
+
+
+@pytest.mark.parametrize(
+    "override",
+    ["generator.filters=1e9", "generator.blocks=1e9", "generator.depth=1e6", "discriminator.filters=1e9",
+     "discriminator.layers=1e6", "discriminator.scales=1e6", "data.channels=1e9", "data.load_size=1e9",
+     "data.num_workers=1e6", "train.batch_size=1e9", "log.num_samples=1e9"],
+)  # fmt: skip
+def test_what_would_take_all_memory_is_refused_before_anything_is_made(override: str) -> None:
+    assert " and at most " in refusal(override)
+
+
+def test_names_fit_into_file_names() -> None:
+    assert (
+        load_config(None, ["train.steps=1", "data.root=x", f"name={'x' * 128}", f"data.a.name={'a' * 64}"]).data.a.name
+        == "a" * 64
+    )
+    assert "at most 128" in refusal(f"name={'x' * 129}")
+    assert "at most 64" in refusal(f"data.a.name={'a' * 65}")
+    named = load_config(None, ["train.steps=1", f"data.a.train={'p' * 200}", "data.b.train=x"])
+    assert named.data.a.name == "p" * 64
