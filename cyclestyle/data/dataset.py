@@ -139,30 +139,45 @@ class UnpairedDataset(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
         """The `index`-th training picture, resized, H x W x C; None for a broken one."""
         if index in self._bad[domain]:
             return None
-        if (cache := self._caches[domain]) is not None:
-            return cache.get(index)
         try:
-            return self._resize(decode(self._files[domain][index], self._config.channels))
+            return self._pixels(domain, index)
         except DataError:
             return None
 
     def _show(self, domain: Literal["a", "b"], position: int, failures: list[BadFile]) -> Tensor:
-        index = index_at(position, num_images=len(self._files[domain]), seed=self._seed, domain=domain)
-        pixels = self._pixels(domain, index, failures)  # H x W x C
-        pixels = self._augment(pixels, sample_seed(self._seed, domain, position))  # crop x crop x C
-        return images.to_tensor(pixels)  # C x crop x crop
-
-    def _pixels(self, domain: Literal["a", "b"], first: int, failures: list[BadFile]) -> np.ndarray:
-        """Resized pixels of an image, or of the next one in the list that can be read."""
-        files, cache, bad = self._files[domain], self._caches[domain], self._bad[domain]
+        """The image of a position, C x crop x crop, or the next one in the list that can be read."""
+        files, bad = self._files[domain], self._bad[domain]
+        first = index_at(position, num_images=len(files), seed=self._seed, domain=domain)
         for attempt in range(len(files)):
             index = (first + attempt) % len(files)
             if index in bad:
                 continue
-            if cache is not None:
-                return cache.get(index)
             try:
-                return self._resize(decode(files[index], self._config.channels))
+                pixels = self._pixels(domain, index)  # H x W x C
+                pixels = self._cut(pixels, files[index], sample_seed(self._seed, domain, position))
+                return images.to_tensor(pixels)
             except DataError as error:
                 failures.append(BadFile(files[index], str(error)))
         raise DataError(f"no image of domain {domain} can be read any more; the last: {failures[-1].reason}")
+
+    def _pixels(self, domain: Literal["a", "b"], index: int) -> np.ndarray:
+        cache = self._caches[domain]
+        if cache is not None:
+            return cache.get(index)
+        path = self._files[domain][index]
+        pixels = decode(path, self._config.channels)
+        try:
+            return self._resize(pixels)
+        except DataError as error:
+            raise DataError(f"{path}: {error}") from error
+
+    def _cut(self, pixels: np.ndarray, path: Path, seed: int) -> np.ndarray:
+        """H x W x C to crop x crop x C. `data.augment` was tried on the files as they were at the start."""
+        try:
+            return self._augment(pixels, seed)
+        except Exception as error:  # whatever albumentations and OpenCV raise on, say, another bit depth
+            reason = " ".join(str(error).split())[:160]
+            raise DataError(
+                f"{path}: data.augment fails on its {pixels.shape[1]} x {pixels.shape[0]} {pixels.dtype} pixels "
+                f"({type(error).__name__}: {reason})"
+            ) from error

@@ -7,19 +7,13 @@ import logging
 import math
 import mmap
 import multiprocessing
-import os
 import shutil
-import signal
 import sys
-import threading
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
-from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from cyclestyle.batch import UnpairedBatch
 from cyclestyle.config.schema import DataConfig
@@ -28,16 +22,14 @@ from cyclestyle.data.dataset import BadFile, UnpairedDataset
 from cyclestyle.data.folders import DomainFolders, find_folders
 from cyclestyle.data.sampling import share_of_batch
 from cyclestyle.data.transforms import check_augment
+from cyclestyle.data.workers import PREFETCH, Found, LostError, by_workers, fill
 from cyclestyle.devices import num_cores
 from cyclestyle.distributed import group_rank, neighbours, world_size
 from cyclestyle.errors import ConfigError, DataError
 
 _log = logging.getLogger("cyclestyle")
 
-_PREFETCH = 2  # batches that each worker has begun or finished before they are asked for
-
-Found = list[BadFile] | DataError
-"""What workers cannot tell the user themselves: files that broke since the start, or why there is no batch."""
+_MOST_RESTARTS, _WITHIN = 3, 100  # of lost workers; so many in so many batches
 
 
 @dataclass
@@ -82,8 +74,7 @@ class Data:
         first = start_position + share.start
         starts = range(first, first + num_batches * batch_size, batch_size)
         shape = 2, len(share), *self.dataset.sample_shape
-        slots = self._slots(shape) if self.num_workers else None
-        made = self._made_here(starts, shape) if slots is None else self._made_by_workers(starts, slots)
+        made = self._made_by_workers(starts, shape) if self.num_workers else self._made_here(starts, shape)
         with contextlib.closing(made):
             for images, found in made:
                 if isinstance(found, DataError):
@@ -95,30 +86,36 @@ class Data:
         """Both domains' images of each batch, 2 x N x C x crop x crop, and what was found on the way."""
         for start in starts:
             images = torch.empty(shape, pin_memory=self.pin_memory)
-            yield images, _fill(images, self.dataset, start)
+            yield images, fill(images, self.dataset, start)
 
-    def _made_by_workers(self, starts: range, slots: Tensor) -> Generator[tuple[Tensor, Found]]:
-        """The same, prepared ahead; workers leave a batch in a slot and only say that it is there."""
-        loader = DataLoader(
-            _Batches(self.dataset, slots),
-            sampler=_Orders(starts, len(slots)),
-            batch_size=None,  # _Batches makes whole batches
-            num_workers=self.num_workers,
-            collate_fn=_as_it_is,
-            worker_init_fn=_ignore_signals,
-            # Its own, unused: else every iterator would draw from torch's global generator and move what comes after.
-            generator=torch.Generator(),
-            multiprocessing_context=self.start_method,
-            prefetch_factor=_PREFETCH,
-        )
-        iterator = iter(loader)
-        assert isinstance(iterator, _MultiProcessingDataLoaderIter)
-        try:
-            for slot, found in iterator:  # copied before the next is asked for: then the slot may be written again
-                yield slots[slot].pin_memory() if self.pin_memory else slots[slot].clone(), found
-        finally:
-            # Now, and not when the last traceback that mentions the iterator is forgotten: that may be never.
-            iterator._shutdown_workers()
+    def _made_by_workers(self, starts: range, shape: tuple[int, ...]) -> Generator[tuple[Tensor, Found]]:
+        """The same, prepared ahead by worker processes, which are started again where they are lost.
+
+        A batch is a function of its position, so those that were lost come out the same.
+        """
+        num_made = 0
+        restarts: list[int] = []  # the batch before each
+        while (slots := self._slots(shape)) is not None:
+            try:
+                made = by_workers(self.dataset, slots, starts[num_made:], self.num_workers, self.start_method)
+                with contextlib.closing(made):
+                    for images, found in made:  # copied: the slot is written again
+                        yield images.pin_memory() if self.pin_memory else images.clone(), found
+                        num_made += 1
+                return
+            except LostError as loss:
+                restarts = [number for number in restarts if num_made - number < _WITHIN]
+                if len(restarts) == _MOST_RESTARTS:
+                    raise DataError(
+                        f"{loss}, the {len(restarts) + 1}. time in {_WITHIN} batches: lower data.num_workers (now "
+                        f"{self.num_workers}; with 0 the training process reads by itself), or data.cache_limit_gb"
+                    ) from loss
+                restarts.append(num_made)
+                _log.warning(
+                    "%s; workers are started again, from the batch that is missing on: it will be the same (restart %d "
+                    "of at most %d in %d batches)", loss, len(restarts), _MOST_RESTARTS, _WITHIN,
+                )  # fmt: skip
+        yield from self._made_here(starts[num_made:], shape)
 
     def _slots(self, shape: tuple[int, ...]) -> Tensor | None:
         """Memory for as many batches of this shape as workers can have begun, and the one being read; None: no room.
@@ -126,7 +123,7 @@ class Data:
         It is shared once. Tensors that pass through a queue cost several times what making a cached image costs: a file
         each, its pages, two sockets.
         """
-        shape = self.num_workers * _PREFETCH + 1, *shape
+        shape = self.num_workers * PREFETCH + 1, *shape
         num_bytes = math.prod(shape) * 4
         if _is_forking(self.start_method):  # then any shared mapping will do, and /dev/shm is often small
             return torch.frombuffer(mmap.mmap(-1, num_bytes), dtype=torch.float32).view(shape)
@@ -183,68 +180,6 @@ def build_data(config: DataConfig, *, seed: int, device_type: str, start_method:
         pin_memory=device_type == "cuda",
         start_method=start_method,
     )
-
-
-def _fill(images: Tensor, dataset: UnpairedDataset, start: int) -> Found:
-    """Write the batch that begins at a position into 2 x N x C x crop x crop.
-
-    An error is returned, not raised: one that a worker raised would arrive with its traceback in the message.
-    """
-    try:
-        samples = [dataset.load(start + place) for place in range(images.shape[1])]
-    except DataError as error:
-        return error
-    torch.stack([sample.real_a for sample in samples], out=images[0])
-    torch.stack([sample.real_b for sample in samples], out=images[1])
-    return [bad for sample in samples for bad in sample.failures]
-
-
-class _Batches(Dataset[tuple[int, Found]]):
-    """Makes the batch of an order, (slot, position), in that slot."""
-
-    def __init__(self, dataset: UnpairedDataset, slots: Tensor) -> None:
-        self._dataset, self._slots = dataset, slots
-
-    def __getitem__(self, order: tuple[int, int]) -> tuple[int, Found]:
-        slot, start = order
-        return slot, _fill(self._slots[slot], self._dataset, start)
-
-
-class _Orders(Sampler[tuple[int, int]]):
-    """Slot and position of each batch of the rest of a run, never held all at once."""
-
-    def __init__(self, starts: range, num_slots: int) -> None:
-        self._starts, self._num_slots = starts, num_slots
-
-    def __iter__(self) -> Iterator[tuple[int, int]]:
-        for batch, start in enumerate(self._starts):
-            yield batch % self._num_slots, start
-
-    def __len__(self) -> int:
-        return len(self._starts)
-
-
-def _as_it_is(batch: Any) -> Any:
-    return batch
-
-
-def _ignore_signals(_worker: int) -> None:
-    """In a worker: Ctrl-C and a SIGTERM to the whole group are for the main process, which still wants to save.
-
-    Workers end when it closes their queue, sends them SIGTERM itself (as it does at its own end: one that ignored this
-    would be waited for without end), or when they notice, within seconds, that it is gone.
-    """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    main = multiprocessing.parent_process()
-    if main is not None and hasattr(signal, "sigwaitinfo"):  # elsewhere a SIGTERM ends the worker
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-        threading.Thread(target=_end_when_told_by, args=(main.pid,), daemon=True).start()
-
-
-def _end_when_told_by(pid: int | None) -> None:
-    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != pid:
-        pass
-    os._exit(0)
 
 
 def _check(folder: DomainFolders, config: DataConfig, key: str) -> Checked:

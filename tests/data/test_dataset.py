@@ -227,3 +227,71 @@ def test_an_image_that_would_fill_the_memory_is_a_bad_one(tmp_path):
     files = make_images(tmp_path / "a", 3)
     Image.new("L", (9000, 2)).save(files[0])
     assert "would become 90000 x 20" in check_images(files, CONFIG, "x", "k").bad[0].reason
+
+
+# ------------------------------------------------------------------------------------------ files that change
+
+
+def test_a_file_may_become_another_of_any_size_mode_and_depth(files):
+    """Named nowhere, since nothing is wrong with it: what is shown is what lies there now."""
+    a, b = files
+    rng = np.random.default_rng(3)
+    others = [
+        Image.fromarray(rng.integers(0, 255, (1, 1), np.uint8)),  # a single grey pixel
+        Image.fromarray(rng.integers(0, 65535, (90, 21), np.uint16)),
+        Image.fromarray(rng.integers(0, 255, (5, 300, 4), np.uint8)),  # with alpha
+        Image.fromarray(rng.integers(0, 255, (30, 30, 3), np.uint8)).convert("P"),
+        Image.fromarray(rng.integers(0, 2, (16, 16), np.uint8) * 255).convert("1"),
+    ]
+    dataset = UnpairedDataset(a, b, CONFIG, seed=4)
+    before = [dataset.load(position) for position in range(5)]
+    for path, other in zip(a, others, strict=True):
+        other.save(path)
+    for position in range(5):
+        sample = dataset.load(position)
+        assert sample.failures == ()
+        assert sample.real_a.shape == (3, 16, 16)
+        assert sample.real_a.isfinite().all()
+        assert not torch.equal(sample.real_a, before[position].real_a)
+        assert torch.equal(sample.real_b, before[position].real_b)
+
+
+def test_a_file_that_becomes_what_cannot_be_shown_is_replaced(files):
+    a, b = files
+    a[0].unlink()
+    a[0].mkdir()
+    np.save(a[1].with_suffix(".npy"), np.zeros((20, 20, 7), np.uint8))  # too many channels
+    a[1].with_suffix(".npy").rename(a[1])
+    Image.fromarray(np.zeros((2, 9000), np.uint8)).save(a[2])  # resized, it would fill the memory
+    a[3].unlink()
+    dataset = UnpairedDataset(a, b, CONFIG, seed=4)
+    named = {}
+    for position in range(5):
+        sample = dataset.load(position)
+        named |= {bad.path: bad.reason for bad in sample.failures}
+    assert set(named) == set(a[:4])
+    for path, words in zip(a, ("Is a directory", "7 channels", "would become", "No such file"), strict=False):
+        assert str(path) in named[path]
+        assert words in named[path]
+
+
+def test_a_file_on_which_augmentation_fails_is_replaced(files):
+    """It was tried on the depths that there were at the start (`check_augment`); a file may have got another since."""
+    a, b = files
+    a, b = a[:2], b[:2]  # of 8 bits
+    eight = DataConfig(load_size=20, crop_size=16, augment=({"name": "ColorJitter", "p": 1.0},))
+    dataset = UnpairedDataset(a, b, eight, seed=4)
+    before = {index_at(position, num_images=2, seed=4, domain="a"): dataset.load(position) for position in range(2)}
+    assert not any(sample.failures for sample in before.values())
+    Image.fromarray(np.zeros((30, 30), np.uint16)).save(a[1])
+    for position in range(2):
+        sample = dataset.load(position)
+        assert sample.real_a.shape == (3, 16, 16)
+        if index_at(position, num_images=2, seed=4, domain="a") == 1:
+            (bad,) = sample.failures
+            assert bad.path == a[1]
+            assert bad.reason.startswith(f"{a[1]}: data.augment fails on its 20 x 20 uint16 pixels (")
+            assert "\n" not in bad.reason
+    Image.fromarray(np.zeros((30, 30), np.uint16)).save(a[0])
+    with pytest.raises(DataError, match=r"no image of domain a can be read any more; the last: .*augment fails"):
+        dataset.load(0)
