@@ -21,6 +21,7 @@ from .test_distributed import free_port
 from .test_resume import assert_same, losses
 
 ROOT = Path(__file__).parents[1]
+QUICKSTART = ROOT / "configs" / "quickstart.yaml"  # what train.py starts from
 
 COMMON = (
     "train.batch_size=4",
@@ -74,7 +75,7 @@ def test_processes_learn_what_one_does(tiny: list[str], tmp_path: Path, world: i
     """Also in uneven shares: 4 images on 3 processes. Without norms, see below."""
     runs = tmp_path / "runs"
     settings = [*tiny, *COMMON, "generator.norm=none", "train.steps=6", "evaluate.every=6"]
-    train(load_config(None, [*settings, "name=one"]))
+    train(load_config(QUICKSTART, [*settings, "name=one"]))
     out, err = trained(world, settings, "name=several")
     assert out.splitlines()[-1] == f"run: {runs / 'several'}"
     assert err.count("judge patches") == 1  # one speaks for all
@@ -82,7 +83,9 @@ def test_processes_learn_what_one_does(tiny: list[str], tmp_path: Path, world: i
     assert several["position"] == 24
     for name, value in weights(one).items():
         # Adam may move a weight by 1.2e-3 in six steps.
-        torch.testing.assert_close(weights(several)[name], value, rtol=1e-5, atol=1e-6, msg=name)
+        torch.testing.assert_close(
+            weights(several)[name], value, rtol=1e-5, atol=1e-6, msg=lambda text, name=name: f"{name}: {text}"
+        )
     for mine, theirs in zip(losses(runs / "several"), losses(runs / "one"), strict=True):
         assert mine.keys() == theirs.keys()
         for name, value in theirs.items():
@@ -92,17 +95,23 @@ def test_processes_learn_what_one_does(tiny: list[str], tmp_path: Path, world: i
 
 def test_gradients_are_one_processes_with_batch_norm_and_in_parts(tiny: list[str], tmp_path: Path) -> None:
     """What Adam makes of them is not: of the shifts before another norm they are only rounding, and its steps whole."""
-    settings = [*tiny, *COMMON, "generator.norm=batch", "optimizer.accumulation=2", "train.steps=1", "evaluate.every=0"]
-    train(load_config(None, [*settings, "name=one"]))
+    # With seed 0 a value lies within rounding of a ReLU's kink.
+    more = ["generator.norm=batch", "optimizer.accumulation=2", "train.steps=1", "evaluate.every=0", "seed=1"]
+    settings = [*tiny, *COMMON, *more]
+    train(load_config(QUICKSTART, [*settings, "name=one"]))
     trained(2, settings, "name=several")
     one, several = state(tmp_path / "runs", "one", 1), state(tmp_path / "runs", "several", 1)
     for player, optimizer in one["optimization"]["optimizers"].items():
         for index, moments in optimizer["state"].items():
             found = several["optimization"]["optimizers"][player]["state"][index]["exp_avg"]
-            torch.testing.assert_close(found, moments["exp_avg"], rtol=1e-4, atol=1e-4, msg=f"{player} {index}")
+            torch.testing.assert_close(
+                found, moments["exp_avg"], rtol=1e-4, atol=1e-4, msg=lambda text, index=index: f"{index}: {text}"
+            )
     for name, value in weights(one).items():
         if "running" in name or "num_batches" in name:
-            torch.testing.assert_close(weights(several)[name], value, rtol=1e-4, atol=1e-6, msg=name)
+            torch.testing.assert_close(
+                weights(several)[name], value, rtol=1e-4, atol=1e-6, msg=lambda text, name=name: f"{name}: {text}"
+            )
 
 
 def test_stopped_and_resumed_is_bit_for_bit_the_same(tiny: list[str], tmp_path: Path) -> None:
