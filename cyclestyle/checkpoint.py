@@ -25,6 +25,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from cyclestyle import pickles
 from cyclestyle.devices import is_out_of_memory
 from cyclestyle.errors import CheckpointError
 
@@ -57,6 +58,7 @@ def replacing(path: Path) -> Iterator[Path]:
     """
     # Short, since file systems limit names to 255 bytes; the suffix tells image libraries the format.
     partial = path.with_name(f".{path.stem[:20]}.{os.getpid()}.partial{path.suffix}")
+    partial.unlink(missing_ok=True)  # a link that somebody laid there would be written through
     try:
         yield partial
         partial.chmod(0o666 & ~_umask())  # safetensors makes files that only their owner can read
@@ -203,9 +205,11 @@ def load_pickled(path: Path) -> Any:
     def read() -> Any:
         if zipfile.is_zipfile(path) or _begins_as_zip(path):
             _verify_zip(path)
+        pickles.refuse_calls(path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch's advice on foreign pickles; the refusal below says what counts
-            return torch.load(path, map_location="cpu", weights_only=True)
+            state = torch.load(path, map_location="cpu", weights_only=True)
+        return pickles.tamed(state, path.stat().st_size)
 
     return _guarded(path, read)
 
@@ -222,6 +226,7 @@ def _verify_zip(path: Path) -> None:
         entries = archive.infolist()
         if sum(entry.file_size for entry in entries) > path.stat().st_size:  # torch.save does not compress
             raise ValueError("its parts unpack to more than the file")
+        pickles.refuse_two_directories(archive, path)
         if (sealed := _sealed_bytes(path)) is not None:
             if archive.comment != _SEAL + _hash_of(path, sealed).encode():
                 raise ValueError("it does not match its checksum")
@@ -381,11 +386,12 @@ def _reason(error: Exception) -> str:
     if wrong is not None:
         return f"its part {wrong[1]} does not match its checksum"[:120]
     foreign = any(words in str(error) for words in ("Weights only load failed", "hasRecord"))
-    if foreign or isinstance(error, LookupError | EOFError):
+    if foreign or isinstance(error, LookupError | EOFError | zipfile.BadZipFile):
         return "it holds no weights that torch.save has written whole"
     return str(error).splitlines()[0][:120] if str(error) else type(error).__name__
 
 
 def _check_format(path: Path, found: object, known: int) -> None:
     if not isinstance(found, int) or not 1 <= found <= known:
-        raise CheckpointError(f"{path} has format {found}, this version reads up to {known}: update cyclestyle")
+        told = found if isinstance(found, int) and abs(found) < 2**63 else f"of type {type(found).__name__}"
+        raise CheckpointError(f"{path} has format {told}, this version reads up to {known}: update cyclestyle")

@@ -13,7 +13,7 @@ PACKAGE = ROOT / "cyclestyle"
 
 ROWS = (
     ("errors", "batch", "distributed", "losses"),
-    ("config", "images", "devices", "run_index"),
+    ("config", "images", "devices", "run_index", "pickles"),
     ("data", "networks", "checkpoint"),
     ("methods", "evaluation", "inference", "stylize"),
     ("training",),

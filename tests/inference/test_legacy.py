@@ -185,9 +185,9 @@ REFUSED = {
     "nan": (resnet_state() | {"model.1.bias": torch.tensor([0, float("nan"), 0, 0])}, "values that are not finite"),
     "strings": (resnet_state() | {"model.1.bias": "no"}, "more than weights"),
     "repeated": (resnet_state() | {"model.1.weight": torch.zeros(1).expand(10**6, 3, 7, 7)}, "made wrongly"),
-    "nowhere": (resnet_state() | {"model.1.bias": torch.empty(4, device="meta")}, "no weight of a network"),
+    "nowhere": (resnet_state() | {"model.1.bias": torch.empty(4, device="meta")}, "no plain numbers"),
     "whole numbers": (resnet_state() | {"model.1.bias": torch.arange(4)}, "no weight of a network"),
-    "sparse": (resnet_state() | {"model.1.bias": torch.rand(4).to_sparse()}, "no weight of a network"),
+    "sparse": (resnet_state() | {"model.1.bias": torch.rand(4).to_sparse()}, "no plain numbers"),
     "huge index": (resnet_state() | {"model.99999999999.conv_block.1.weight": torch.rand(1)}, "has no place"),
 }  # fmt: skip
 
