@@ -281,12 +281,12 @@ def differentiable_sum(tensor: Tensor) -> Tensor:
             return total
 
         @staticmethod
-        def backward(_context: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
+        def backward(_context: Any, gradient: Tensor) -> Tensor:
             total = gradient.clone()
             sum_in_place([total])
             return total
 
-    return Sum.apply(tensor)  # type: ignore[no-any-return]
+    return Sum.apply(tensor)
 
 
 def _first(error: BaseException) -> str:
