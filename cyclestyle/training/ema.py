@@ -15,6 +15,8 @@ from cyclestyle.methods.base import Method
 class Averages:
     """A copy of each generator of a method, in eval mode, that follows its weights slowly.
 
+    With `ema.decay=0` it follows at once: copies then have the generators' own memory, and cost nothing.
+
     Attributes:
         generators: "gen_ab" -> the averaged network, without gradients.
     """
@@ -25,6 +27,9 @@ class Averages:
         self.generators: dict[str, nn.Module] = {
             name: copy.deepcopy(source).eval().requires_grad_(False) for name, source in self._sources.items()
         }
+        if not config.decay:
+            for name, source in self._sources.items():
+                _share_memory(self.generators[name], source)
 
     def decay_at(self, step: int) -> float:
         """Share of the old average that stays after `step` optimizer steps (1 for the first)."""
@@ -35,6 +40,8 @@ class Averages:
     @torch.no_grad()
     def update(self, step: int) -> None:
         """average <- decay * average + (1 - decay) * weights, after the `step`-th step; buffers are copied."""
+        if not self.config.decay:
+            return
         share_of_new = 1.0 - self.decay_at(step)
         for name, average in self.generators.items():
             source = self._sources[name]
@@ -47,6 +54,15 @@ class Averages:
         return {name: average.state_dict() for name, average in self.generators.items()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from `state_dict`."""
+        """Go on from `state_dict`, once the generators themselves are loaded."""
+        if not self.config.decay:
+            return
         for name, average in self.generators.items():
             average.load_state_dict(state[name])
+
+
+def _share_memory(network: nn.Module, source: nn.Module) -> None:
+    """Let the parameters and buffers of `network` lie where those of `source` do."""
+    for own, others in ((network.parameters(), source.parameters()), (network.buffers(), source.buffers())):
+        for kept, original in zip(own, others, strict=True):
+            kept.data = original.data

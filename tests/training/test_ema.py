@@ -42,6 +42,20 @@ def test_decay_zero_is_the_newest_weights() -> None:
         assert torch.equal(parameter, torch.full_like(parameter, 0.25))
 
 
+def test_decay_zero_takes_no_memory_and_a_resume_keeps_the_newest_weights() -> None:
+    toy = Toy()
+    averages = Averages(toy, EmaConfig(decay=0.0))
+    averaged = averages.generators["gen_ab"]
+    sources = {tensor.data_ptr() for tensor in (*toy.gen_ab.parameters(), *toy.gen_ab.buffers())}
+    assert {tensor.data_ptr() for tensor in (*averaged.parameters(), *averaged.buffers())} == sources
+    assert not any(parameter.requires_grad for parameter in averaged.parameters())
+    older = {name: {key: torch.zeros_like(value) for key, value in state.items()}
+             for name, state in averages.state_dict().items()}  # fmt: skip
+    set_all(toy, 0.25)
+    averages.load_state_dict(older)  # of a run that averaged so far
+    assert all(torch.equal(parameter, torch.full_like(parameter, 0.25)) for parameter in toy.gen_ab.parameters())
+
+
 def test_buffers_are_copied_not_averaged() -> None:
     toy = Toy()
     averages = Averages(toy, EmaConfig(decay=0.999))
