@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from cyclestyle.checkpoint import CheckpointError, load_checkpoint, load_pickled, write_text
-from tests.fuzz.fuzzing import limits
+
+from .fuzz.fuzzing import limits
 
 PLAIN = {"format": 1, "method": {"w": torch.arange(6.0)}}
 

@@ -15,6 +15,8 @@ from cyclestyle.config.schema import GeneratorConfig
 from cyclestyle.errors import CheckpointError
 from cyclestyle.networks.build import build_generator
 
+_FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+
 Shapes = dict[str, tuple[int, ...]]
 """Name of each weight -> its shape, in the order of the state dict."""
 
@@ -72,9 +74,10 @@ def usable_weights(weights: Mapping[str, Tensor], source: Path) -> dict[str, Ten
         raise CheckpointError(f"{source} holds fewer numbers than its weights would have: the file is made wrongly")
     found: dict[str, Tensor] = {}
     for name, weight in weights.items():
-        is_counter = name.endswith("num_batches_tracked") and weight.dtype is torch.long
+        is_counter = str(name).endswith("num_batches_tracked") and weight.dtype is torch.long
         is_plain = weight.layout is torch.strided and weight.device.type == "cpu" and not weight.is_quantized
-        if not (is_plain and weight.numel() and (weight.is_floating_point() or is_counter)):
+        is_number = weight.dtype in _FLOATS or is_counter
+        if not (isinstance(name, str) and is_plain and weight.numel() and is_number):
             kind = f"{weight.dtype}, {tuple(weight.shape)}, {weight.device.type}"
             raise CheckpointError(f"{source}: {shown_name(name)} is no weight of a network ({kind})")
         found[name] = weight.detach() if is_counter else weight.detach().float()

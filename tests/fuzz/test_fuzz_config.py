@@ -14,7 +14,8 @@ from cyclestyle.config.keys import options_of
 from cyclestyle.config.loading import config_from_mapping, load_config, to_mapping, to_yaml
 from cyclestyle.config.schema import Config
 from cyclestyle.errors import ConfigError
-from tests.fuzz.fuzzing import anything, damaged, fuzzed, limits
+
+from .fuzzing import anything, damaged, fuzzed, limits
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 SEEDS = [

@@ -185,6 +185,25 @@ def test_checkpoints_made_up_are_refused(tmp_path: Path, changes: dict[str, obje
         read_translator(checkpoint(tmp_path / "c.pt", **changes), "vangogh")
 
 
+@pytest.mark.parametrize(
+    "weights",
+    [
+        {1: torch.zeros(2)},
+        {("a",): torch.zeros(2)},
+        {"w": torch.zeros(2, dtype=torch.int32)},
+        {"w": torch.zeros(2, dtype=torch.complex64)},
+        {"w": torch.empty(2, dtype=torch.float4_e2m1fn_x2)}
+        if hasattr(torch, "float4_e2m1fn_x2")
+        else {"w": torch.zeros(0)},
+        {"w": torch.zeros(3, 0)},
+    ],
+    ids=lambda weights: f"{next(iter(weights))}-{next(iter(weights.values())).dtype}",
+)
+def test_averages_that_are_no_weights_are_refused(tmp_path: Path, weights: dict[object, Tensor]) -> None:
+    with pytest.raises(CheckpointError, match="is no weight of a network"):
+        read_translator(checkpoint(tmp_path / "c.pt", averages={"gen_ab": weights, "gen_ba": weights}), None)
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_weights_that_are_not_finite_are_refused(tmp_path: Path, value: float) -> None:
     weights = weights_of()
