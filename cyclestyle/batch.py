@@ -27,7 +27,7 @@ class UnpairedBatch:
         return len(self.real_a)
 
     def pin_memory(self) -> UnpairedBatch:
-        """Called by `torch.utils.data.DataLoader` in its pinning thread, before anything is drawn."""
+        """The same in page-locked memory, from which it is copied to a GPU beside the work there."""
         return replace(self, real_a=self.real_a.pin_memory(), real_b=self.real_b.pin_memory())
 
     def to(self, device: torch.device, memory_format: torch.memory_format) -> UnpairedBatch:
