@@ -33,7 +33,7 @@ ONE_FILE_EACH = {
 }
 
 SEES_THE_WHOLE_CONFIG = {
-    "training/run.py", "training/learner.py",  # put a run together
+    "training/run.py", "training/assembly.py", "training/learner.py",  # put a run together
     "training/forecast.py", "training/probing.py",  # the same, to see what it takes
     "inference/folder.py",  # reads the config of a run folder to find its test images
 }  # fmt: skip
