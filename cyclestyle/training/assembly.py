@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -97,8 +98,10 @@ def assemble(
 
 
 def _open(folder: RunFolder, lock: RunLock, state: dict[str, Any] | None) -> None:
-    folder.create()
+    with suppress(OSError):  # `create` says what is wrong
+        folder.path.mkdir(parents=True, exist_ok=True)
     lock.acquire()
+    folder.create()
     if state is None and folder.checkpoint_files():
         raise ConfigError(f"another process has trained {folder.path} meanwhile: give the same command again")
 

@@ -105,7 +105,7 @@ class Trainer:
         self.position = 0  # images of each domain seen
         self.setbacks = 0
         self.deadline = math.inf
-        self._saved_step = 0
+        self._start_step = self._saved_step = 0
         self._is_save_due = False
         self._speed = Speed()
         self._learn = learner.step()
@@ -161,7 +161,8 @@ class Trainer:
             parts = feed.fetch()
         except DataError as error:
             failure = error
-        stop.time_is_up = time.monotonic() >= self.deadline
+        # Not before the first step: a limit that the start alone takes up would bring nothing, however often.
+        stop.time_is_up = self.step > self._start_step and time.monotonic() >= self.deadline
         # The most urgent wish counts: a signal or the clock, a failure, what watches.
         agreed = highest(stop.code * 4 or 2 * (failure is not None) or int(self.watch.stop is not None))
         if agreed == 0:
@@ -301,7 +302,7 @@ class Trainer:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from `state_dict`, with as many processes as it has or with another number."""
         state = self._with_own_state(state)
-        self.step = self._saved_step = state["step"]
+        self.step = self._start_step = self._saved_step = state["step"]
         self.setbacks = state.get("setbacks", 0)
         self.position = state["position"]
         self.method.load_state_dict(state["method"])
