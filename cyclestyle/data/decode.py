@@ -13,7 +13,7 @@ import re
 import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,6 +31,7 @@ from PIL import (
 )
 
 from cyclestyle.data import tiff
+from cyclestyle.data.jpeg import refuse_many_scans
 from cyclestyle.data.metadata import ORIENTATION, Metadata, metadata_of, metadata_of_tiff
 from cyclestyle.data.pixels import (
     Samples,
@@ -54,6 +55,8 @@ _PLUGINS = (
     WebPImagePlugin,
 )
 PngImagePlugin.MAX_TEXT_CHUNK = 2**24  # bytes; Pillow's 1 MB refuses pictures for the length of their ICC profile
+_PILLOW_BYTES = 8  # that a pixel takes: in Pillow four, and as an array up to four
+_SURELY_FREE = 2**26  # bytes; only above is it worth looking how much there is
 _FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF")
 _PNG, _TIFF, _NPY = b"\x89PNG\r\n\x1a\n", (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"), b"\x93NUMPY"
 
@@ -159,6 +162,11 @@ def set_largest_image(megapixels: float) -> None:
     Image.MAX_IMAGE_PIXELS = max(1, round(megapixels * 1e6 / 2))  # Pillow refuses from twice as many on
 
 
+def largest_image() -> int:
+    """The most pixels that a picture may have; see `set_largest_image`."""
+    return 2 * (Image.MAX_IMAGE_PIXELS or 2**62)
+
+
 def _read(path: Path, channels: int, *, whole: bool) -> tuple[Samples, Metadata, int]:
     """Samples upright, and if `whole` the metadata and the number of frames as well."""
     start = _start_of(path)
@@ -184,8 +192,10 @@ def _read(path: Path, channels: int, *, whole: bool) -> tuple[Samples, Metadata,
 
 def _read_pillow(path: Path, start: bytes, *, whole: bool) -> tuple[Samples, Metadata, int]:
     metadata, num_frames = Metadata(), 1
+    refuse_many_scans(path)
     # Not by its path: Pillow would map the file, and turns mapped TIFFs by their orientation wrongly.
     with path.open("rb") as file, Image.open(file, formats=_FORMATS) as image:
+        _refuse_bomb(image.height, image.width, _PILLOW_BYTES)
         image.load()
         if start.startswith(_PNG) and start[24] < 8 and start[25] == 0 and "transparency" in image.info:
             widened = image.info["transparency"] * 255 // (2 ** start[24] - 1)  # Pillow widens only the pixels
@@ -231,6 +241,8 @@ def _opencv(data: bytes) -> np.ndarray:
     """What OpenCV makes of a file: H x W x C, RGB or RGBA where it has colour; EXIF not applied."""
     import cv2
 
+    with suppress(AttributeError):
+        cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # what it says becomes our one line
     samples = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if samples is None:
         raise ValueError("damaged, or of a kind that cannot be read")
@@ -275,7 +287,7 @@ def _open_npy(path: Path, channels: int) -> np.ndarray:
         array = array[:, :, None]
     if array.ndim != 3 or array.size == 0:
         raise ValueError(f"holds an array of shape {array.shape}, needed: height x width or height x width x channels")
-    _refuse_bomb(*array.shape[:2])
+    _refuse_bomb(array.shape[0], array.shape[1], array.shape[2] * (array.dtype.itemsize + 2))
     if (array.shape[2] != channels) if channels not in (1, 3) else (array.shape[2] > 4):
         raise ValueError(f"has {array.shape[2]} channels, but data.channels is {channels}")
     return array
@@ -300,14 +312,28 @@ def _refuse_channels(channels: int) -> None:
         raise ValueError(f"data.channels is {channels}, which only TIFF and .npy files can have")
 
 
-def _refuse_bomb(height: int, width: int) -> None:
-    """The limit at which Pillow refuses an image as a decompression bomb, for the files it does not open."""
-    if height * width > 2 * (Image.MAX_IMAGE_PIXELS or 2**62):
-        raise Image.DecompressionBombError(f"({height * width} pixels)")
+def _refuse_bomb(height: int, width: int, bytes_a_pixel: int) -> None:
+    """The limit at which Pillow refuses an image as a decompression bomb, for the files it does not open; and memory.
+
+    Args:
+        bytes_a_pixel: that decoding takes.
+    """
+    pixels = height * width
+    if pixels > largest_image():
+        raise Image.DecompressionBombError(f"({pixels} pixels)")
+    needed = pixels * bytes_a_pixel
+    if needed <= _SURELY_FREE:
+        return
+    from cyclestyle.devices import free_memory  # brings torch
+
+    if needed > (free := free_memory()):
+        raise ValueError(
+            f"{width} x {height} pixels take {needed / 2**30:.1f} GiB to decode, and {free / 2**30:.1f} GiB are free"
+        )
 
 
 def _too_large(error: Exception) -> str:
-    limit = f"the limit of {2 * (Image.MAX_IMAGE_PIXELS or 2**62)} pixels"
+    limit = f"the limit of {largest_image()} pixels"
     found = re.search(r"\((\d+) pixels\)", str(error))
     if found is None:
         return f"exceeds {limit}; raise it with --max-megapixels"

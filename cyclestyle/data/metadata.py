@@ -31,7 +31,7 @@ _OFFSETS = {273, 279, 324, 325, 330, 513, 514}  # would point to where their dat
 _DESCRIPTIVE = {269, 270, 271, 272, 305, 306, 315, 316, 18246, 18249, 33432, *range(40091, 40096), _EXIF, _GPS}
 
 _SHORT, _LONG, _IFD8 = 3, 4, 18
-_SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
+SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
 _RATIONALS = (5, 10)  # pairs of 4 bytes
 
 
@@ -44,7 +44,7 @@ class Tag(NamedTuple):
     @property
     def number(self) -> int:
         """Number of values."""
-        return len(self.raw) // _SIZES[self.kind]
+        return len(self.raw) // SIZES[self.kind]
 
 
 Tags = dict[int, Union[Tag, "Tags"]]  # a directory; other directories under the tags that point to them
@@ -147,14 +147,14 @@ def _directory(data: bytes | mmap, order: str, big: bool, offset: int, name: int
             break
         tag, kind, number, raw = struct.unpack_from(entry, data, offset)
         offset += struct.calcsize(entry)
-        size = _SIZES.get(kind, 0) * number
+        size = SIZES.get(kind, 0) * number
         where = int.from_bytes(raw, "little" if order == "<" else "big")
         if size > len(raw):
             raw = data[where : where + size] if where + size <= len(data) and size <= left else b""
             left -= len(raw)
         if tag in _POINTERS.get(name, ()):
             if number == 1 and kind in (_LONG, 13, 16, _IFD8):
-                where = int.from_bytes(raw[: _SIZES[kind]], "little" if order == "<" else "big")
+                where = int.from_bytes(raw[: SIZES[kind]], "little" if order == "<" else "big")
                 try:
                     tags[tag] = _directory(data, order, big, where, tag)
                 except struct.error:  # points out of the file
@@ -200,7 +200,7 @@ def _swapped(tags: Tags) -> Tags:
         if isinstance(value, dict):
             swapped[tag] = _swapped(value)
         else:
-            size = 4 if value.kind in _RATIONALS else _SIZES[value.kind]
+            size = 4 if value.kind in _RATIONALS else SIZES[value.kind]
             swapped[tag] = Tag(value.kind, np.frombuffer(value.raw, f"V{size}").view(f"u{size}").byteswap().tobytes())
     return swapped
 

@@ -1,28 +1,42 @@
-"""Reads the TIFFs that Pillow does not (more than 8 bits, many channels), and writes TIFFs. All that uses tifffile."""
+"""Reads the TIFFs that Pillow does not (more than 8 bits, many channels), and writes TIFFs. All that uses tifffile.
+
+tifffile believes a file: its directories may form a ring, its tags claim the whole file each, its strips unpack to a
+thousand times their size. So a file is looked through before it is handed over.
+"""
 
 from __future__ import annotations
 
 import logging
+import lzma
+import math
 import mmap
 import os
 import struct
-from collections.abc import Callable
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from cyclestyle.data.metadata import ICC_PROFILE, ORIENTATION, Metadata, Tag, Tags, pack, parse, tiff_tags
+from cyclestyle.data.metadata import ICC_PROFILE, ORIENTATION, SIZES, Metadata, Tag, Tags, pack, parse, tiff_tags
 from cyclestyle.data.pixels import Samples, depth_of, from_cmyk, to_unsigned, turn_upright
 
 _LARGEST = 2**32 - 2**20  # bytes of a TIFF's samples and tags: its offsets have 32 bits
+_MOST_PAGES, _MOST_TAGS = 2**16, 4096
+_UNPACKERS: dict[int, Callable[[], Any]] = {
+    8: zlib.decompressobj,
+    32946: zlib.decompressobj,
+    34925: lzma.LZMADecompressor,
+}
 
 
 def read_samples(
     path: Path,
     channels: int,
     *,
-    refuse_bomb: Callable[[int, int], None],
+    refuse_bomb: Callable[[int, int, int], None],
     by_opencv: Callable[[bytes], np.ndarray],
 ) -> Samples | None:
     """The first page, upright; None where Pillow can read it and should, for it knows more kinds.
@@ -30,7 +44,7 @@ def read_samples(
     Args:
         path: a TIFF or BigTIFF.
         channels: 1 or 3: grey or RGB and perhaps alpha come out. Others: exactly so many, all data.
-        refuse_bomb: called with height and width before anything is decoded.
+        refuse_bomb: called with height, width and the bytes that a pixel takes, before anything is decoded.
         by_opencv: decodes a file's bytes to H x W x C; for compressions that tifffile needs help with.
 
     Raises:
@@ -38,13 +52,14 @@ def read_samples(
     """
     with _open(path) as tiff:
         page = tiff.pages[0]
-        refuse_bomb(*_page_size(page))
+        refuse_bomb(*_page_size(page), _bytes_a_pixel(page))
         if channels not in (1, 3):
-            return Samples(turn_upright(to_unsigned(_many_channels(tiff, channels)), _page_orientation(page)))
+            values = _many_channels(tiff, channels, refuse_bomb)
+            return Samples(turn_upright(to_unsigned(values), _page_orientation(page)))
         if page.dtype is None or page.dtype.itemsize == 1:  # Pillow knows more compressions and colour spaces
             return None
         try:
-            values = _channels_last(page.asarray(), page.axes)
+            values = _channels_last(_decoded(page), page.axes)
         except ValueError as error:
             if "imagecodecs" not in str(error):
                 raise
@@ -53,15 +68,15 @@ def read_samples(
         return Samples(turn_upright(samples.values, _page_orientation(page)), samples.alpha)
 
 
-def read_size(path: Path, channels: int, refuse_bomb: Callable[[int, int], None]) -> tuple[int, int, np.dtype]:
+def read_size(path: Path, channels: int, refuse_bomb: Callable[[int, int, int], None]) -> tuple[int, int, np.dtype]:
     """Upright height and width and the dtype of what `read_samples` returns, without decoding."""
     with _open(path) as tiff:
         page = tiff.pages[0]
         height, width = _page_size(page)
         dtype = depth_of(page.dtype or np.dtype(np.uint8))
         if channels not in (1, 3) and page.samplesperpixel != channels:
-            _, height, width = _stack_layout(tiff.series[0], channels)
-        refuse_bomb(height, width)
+            _, height, width = _stack_layout(_series(tiff), channels)
+        refuse_bomb(height, width, _bytes_a_pixel(page))
         if _page_orientation(page) >= 5:
             height, width = width, height
         return height, width, dtype
@@ -70,27 +85,107 @@ def read_size(path: Path, channels: int, refuse_bomb: Callable[[int, int], None]
 def num_pages(path: Path) -> int:
     """Pages of a TIFF but smaller versions and masks of others; 1 where there is damage beyond the first."""
     try:
-        with _open(path) as tiff:
-            pages = tiff.pages
-            return max(1, sum(not (page.is_reduced or page.is_mask) for page in pages))
+        with _mapped(path) as data:
+            return max(1, sum(not kind & 0b101 for kind in _page_kinds(data)))
     except Exception:  # any damage
         return 1
 
 
-def _open(path: Path) -> Any:
+@contextmanager
+def _open(path: Path) -> Iterator[Any]:
     import tifffile
 
     logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # its complaints become our one line, or nothing
-    return tifffile.TiffFile(path)
+    with _mapped(path) as data:
+        next(_page_kinds(data), None)
+    with tifffile.TiffFile(path) as tiff:
+        yield tiff
 
 
-def _many_channels(tiff: Any, channels: int) -> np.ndarray:
+def _series(tiff: Any) -> Any:
+    """All pages together, whose directories tifffile follows then."""
+    with _mapped(Path(tiff.filehandle.path)) as data:
+        for _ in _page_kinds(data):
+            pass
+    return tiff.series[0]
+
+
+# ---------------------------------------------------------------------------------------------- what a file claims
+
+
+@contextmanager
+def _mapped(path: Path) -> Iterator[mmap.mmap]:
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        yield data
+
+
+def _page_kinds(data: mmap.mmap) -> Iterator[int]:
+    """NewSubfileType (TIFF 6.0, page 36) of each page; `ValueError` where pages or tags overlap or go in a ring."""
+    order = {b"II": "<", b"MM": ">"}[data[:2]]
+    big = struct.unpack_from(order + "H", data, 2)[0] == 43
+    counter, entry, pointer = (order + part for part in (("Q", "HHQ", "Q") if big else ("H", "HHI", "I")))
+    step = 20 if big else 12
+    (offset,) = struct.unpack_from(pointer, data, 8 if big else 4)
+    room = len(data) + 2**16  # a few small values may be shared
+    seen: set[int] = set()
+    while offset:
+        if offset in seen or len(seen) == _MOST_PAGES:
+            raise ValueError("its pages go in a ring" if offset in seen else f"has more than {_MOST_PAGES} pages")
+        seen.add(offset)
+        (count,) = struct.unpack_from(counter, data, offset)
+        if count > _MOST_TAGS:
+            raise ValueError(f"a page has {count} tags; {_MOST_TAGS} are read at most")
+        kind, claimed, offset = 0, 0, offset + struct.calcsize(counter)
+        for place in range(offset, offset + count * step, step):
+            tag, form, number = struct.unpack_from(entry, data, place)
+            claimed += SIZES.get(form, 0) * number
+            if tag == 254:
+                (kind,) = struct.unpack_from(order + "I", data, place + step - (8 if big else 4))
+        room -= count * step
+        if claimed > len(data) + 2**16 or room < 0:
+            raise ValueError("its tags claim more bytes than it has")
+        yield kind
+        (offset,) = struct.unpack_from(pointer, data, offset + count * step)
+
+
+def _bytes_a_pixel(page: Any) -> int:
+    """What decoding takes: the samples as stored, and as 16 bits."""
+    size = 1 if page.dtype is None else page.dtype.itemsize
+    return int(page.samplesperpixel * page.imagedepth * (size + 2))
+
+
+def _decoded(page: Any) -> np.ndarray:
+    _check_parts(page)
+    return page.asarray()
+
+
+def _check_parts(page: Any) -> None:
+    """Raise where its strips or tiles are fewer than its size needs, or unpack to more."""
+    if math.prod(page.chunked) > max(1, len(page.dataoffsets)):
+        raise ValueError("is cut off: it has fewer parts than its size needs")
+    if page.compression == 1 and page.nbytes > page.parent.filehandle.size:
+        raise ValueError("is cut off: it has fewer bytes than its size needs")
+    unpacker = _UNPACKERS.get(int(page.compression))
+    if unpacker is not None:
+        most = math.prod(page.chunks) * page.dtype.itemsize + 2**16
+        with _mapped(Path(page.parent.filehandle.path)) as data:
+            for offset, count in zip(page.dataoffsets, page.databytecounts, strict=False):
+                if len(unpacker().decompress(data[offset : offset + count], most)) == most:
+                    raise ValueError("its parts unpack to more than the picture")
+
+
+def _many_channels(tiff: Any, channels: int, refuse_bomb: Callable[[int, int, int], None]) -> np.ndarray:
     """H x W x `channels` of a TIFF that holds them in one page (interleaved or planar) or in a page each."""
     page = tiff.pages[0]
     if page.samplesperpixel == channels:
-        return _channels_last(page.asarray(), page.axes)
-    axis, height, width = _stack_layout(tiff.series[0], channels)  # before reading: a stack may be huge
-    return np.moveaxis(tiff.series[0].asarray(), axis, -1).reshape(height, width, channels)
+        return _channels_last(_decoded(page), page.axes)
+    series = _series(tiff)
+    axis, height, width = _stack_layout(series, channels)  # before reading: a stack may be huge
+    refuse_bomb(height, width, channels * (series.dtype.itemsize + 2))
+    for each in series.pages:
+        if each is not None:
+            _check_parts(each.aspage())
+    return np.moveaxis(series.asarray(), axis, -1).reshape(height, width, channels)
 
 
 def _stack_layout(series: Any, channels: int) -> tuple[int, int, int]:

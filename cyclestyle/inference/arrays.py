@@ -13,8 +13,13 @@ _SMALLEST_SIDE = 16
 
 def padded_indices(size: int, stride: int) -> np.ndarray:
     """Indices of rows or columns, reflected at the end up to a multiple of the stride that the generator can take."""
-    wanted = -(-max(size, _SMALLEST_SIDE, stride) // stride) * stride
+    wanted = padded_size(size, stride)
     return np.pad(np.arange(size), (0, wanted - size), mode="reflect" if size > 1 else "edge")
+
+
+def padded_size(size: int, stride: int) -> int:
+    """The least multiple of the stride that the generator can take, in pixels."""
+    return -(-max(size, _SMALLEST_SIDE, stride) // stride) * stride
 
 
 def check_pixels(pixels: np.ndarray) -> None:

@@ -9,7 +9,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from cyclestyle.checkpoint import replacing
-from cyclestyle.data.decode import decode
+from cyclestyle.data.decode import decode, quiet, reasons
+from cyclestyle.data.jpeg import refuse_many_scans
 from cyclestyle.errors import CyclestyleError
 from cyclestyle.inference.arrays import as_picture
 from cyclestyle.inference.manifest import Row
@@ -84,9 +85,11 @@ def _small_jpeg(path: Path, factor: int) -> Image.Image | None:
     with open(path, "rb") as file:
         if file.read(3) != b"\xff\xd8\xff":
             return None
-    with Image.open(path, formats=["JPEG"]) as image:
-        image.draft("RGB", (2 * factor * _THUMBNAIL, 2 * _THUMBNAIL))
-        return ImageOps.exif_transpose(image).convert("RGB")
+    with reasons(path), quiet:
+        refuse_many_scans(path)
+        with Image.open(path, formats=["JPEG"]) as image:
+            image.draft("RGB", (2 * factor * _THUMBNAIL, 2 * _THUMBNAIL))
+            return ImageOps.exif_transpose(image).convert("RGB")
 
 
 def _whole(path: Path) -> Image.Image:
@@ -101,7 +104,8 @@ def _array(path: Path) -> np.ndarray:
     """H x W x 3 of a .npy with another number of channels; `CyclestyleError` or `OSError` where it is none."""
     if path.suffix.lower() != ".npy":
         raise OSError(f"{path}: not shown")
-    channels = np.load(path, mmap_mode="r", allow_pickle=False).shape[-1]
+    with reasons(path):
+        channels = np.load(path, mmap_mode="r", allow_pickle=False).shape[-1]
     return decode(path, channels)[..., [0, min(1, channels - 1), min(2, channels - 1)]]
 
 

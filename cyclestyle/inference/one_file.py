@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from cyclestyle.data.decode import Picture, read_header, read_picture
+from cyclestyle.data.decode import Picture, largest_image, read_header, read_picture
 from cyclestyle.data.encode import write_picture
 from cyclestyle.errors import CyclestyleError, DataError
 from cyclestyle.inference.inputs import Entry
@@ -89,6 +89,12 @@ class FileStages:
                 "--mask needs one for each input"
             )
         header = read_header(file.entry.path, self.translator.spec.channels)
+        height, width = self.translator.shape_inside(header.height, header.width, self.options.look)
+        if height * width > 2 * largest_image():  # twice: any picture is padded a little
+            raise DataError(
+                f"{file.entry.path}: {header.width} x {header.height} pixels are so long and narrow that the generator "
+                f"would work on {width} x {height}; crop the image"
+            )
         return header.height * header.width
 
     def read(self, file: OneFile) -> None:

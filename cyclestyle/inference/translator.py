@@ -21,7 +21,7 @@ from cyclestyle.data.decode import picture_of
 from cyclestyle.devices import Precision, choose_device, choose_precision, is_out_of_memory
 from cyclestyle.errors import ConfigError, DataError
 from cyclestyle.images import to_pixels, to_tensor
-from cyclestyle.inference.arrays import as_picture, check_pixels, padded_indices
+from cyclestyle.inference.arrays import as_picture, check_pixels, padded_indices, padded_size
 from cyclestyle.inference.files import TranslatorSpec, build_translator_network, read_translator
 from cyclestyle.inference.look import lay_over, resized, work_shape
 from cyclestyle.inference.memory import choose_tile, default_limit
@@ -216,6 +216,12 @@ class Translator:
         if hidden is not None:
             result[hidden] = pixels[hidden]
         return result
+
+    def shape_inside(self, height: int, width: int, look: Look) -> tuple[int, int]:
+        """Height and width that the generator works on for such a picture: at its working scale, padded."""
+        stride = _stride(self._generator)
+        shape = work_shape(height, width, look.work_size)
+        return padded_size(shape[0], stride), padded_size(shape[1], stride)
 
     def batch(
         self,
