@@ -182,6 +182,7 @@ def serve() -> None:
     import cyclestyle.training.run  # noqa: F401  (imported once, for all)
     from cyclestyle.cli.main import main as cyclestyle_main
 
+    torch.use_deterministic_algorithms(False)  # imports even more
     torch.set_num_threads(1)
     for line in iter(sys.stdin.readline, ""):
         order = json.loads(line)
@@ -225,6 +226,7 @@ class Outcome:
         kills: signal and moment of each, e.g. ("KILL", "save").
         codes: exit codes by signal.
         starts: processes in all.
+        runs: that were killed on their way, and compared.
         lost: steps that were taken again after a kill, by signal.
         lost_by_damage: the same where the newest checkpoint had been damaged on top.
         damages: what was done to checkpoints, by kind.
@@ -237,6 +239,7 @@ class Outcome:
     kills: list[tuple[str, str]] = field(default_factory=list)
     codes: dict[str, Counter[int]] = field(default_factory=dict)
     starts: int = 0
+    runs: int = 0
     lost: dict[str, list[int]] = field(default_factory=dict)
     lost_by_damage: list[int] = field(default_factory=list)
     damages: Counter[str] = field(default_factory=Counter)
@@ -522,20 +525,20 @@ def prepare(workspace: Path, num_steps: int) -> list[str]:
 def soak(
     workspace: Path, *, kills: int, num_steps: int, seed: int, signals: list[str], start: Start = Process
 ) -> Outcome:
-    """Run the training undisturbed in `workspace`/whole and killed in `workspace`/killed, and compare."""
+    """Run the training undisturbed in `workspace`/whole and killed in `workspace`/killed-0, and compare."""
     began, outcome = time.monotonic(), Outcome()
     settings = prepare(workspace, num_steps)
-    for name in ("whole", "killed"):
-        (workspace / name).mkdir()
-    run_whole(workspace / "whole", settings, start)
-    run_killed(
-        workspace / "killed", settings, start, outcome, kills=kills, num_steps=num_steps, chance=random.Random(seed),
-        signals=signals,
-    )  # fmt: skip
-    if len(outcome.kills) < kills:
-        outcome.wrong.append(f"the training was over after {len(outcome.kills)} kills")
-    found, outcome.num_compared = differences(workspace / "whole", workspace / "killed")
-    outcome.wrong += [f"differs: {name}" for name in found]
+    chance, whole = random.Random(seed), workspace / "whole"
+    whole.mkdir()
+    run_whole(whole, settings, start)
+    while len(outcome.kills) < kills and len(outcome.wrong) < 5:
+        folder = workspace / f"killed-{outcome.runs}"  # a further one where the last was over before all kills
+        folder.mkdir()
+        run_killed(folder, settings, start, outcome, kills=kills, num_steps=num_steps, chance=chance, signals=signals)
+        found, compared = differences(whole, folder)
+        outcome.runs += 1
+        outcome.num_compared += compared
+        outcome.wrong += [f"differs: {name}" for name in found]
     outcome.seconds = time.monotonic() - began
     return outcome
 
@@ -576,7 +579,8 @@ def table(outcome: Outcome) -> str:
     damaged = ", ".join(f"{count} x {kind}" for kind, count in sorted(outcome.damages.items())) or "none"
     lines += [
         "",
-        f"starts: {outcome.starts}; interval of checkpoints: {INTERVAL} steps; {outcome.seconds:.0f} s",
+        f"runs: {outcome.runs}, started {outcome.starts} times; {INTERVAL} steps between checkpoints; "
+        f"{outcome.seconds:.0f} s",
         f"newest checkpoint damaged: {damaged}; steps lost then: max {max(outcome.lost_by_damage, default=0)}",
         f"compared at the end: {outcome.num_compared} files and parts; differing: "
         f"{sum(line.startswith('differs') for line in outcome.wrong)}",
