@@ -322,6 +322,8 @@ def damage(path: Path, chance: random.Random) -> str:
     else:
         place = chance.randrange(max(1, len(data) - 4096))
         data[place : place + 4096] = bytes(len(data[place : place + 4096]))
+    if data == path.read_bytes():
+        data[-1] ^= 1  # there were zeros already
     path.write_bytes(data)
     return kind
 
