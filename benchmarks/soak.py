@@ -350,7 +350,8 @@ def run_killed(
     pending: tuple[int, str] | None = (
         None  # step that was reached, and what ended it, till a start says where it goes on
     )
-    is_damaged = False
+    harmed, harm = Path(), b""  # the last checkpoint that was damaged, and what it held then
+    is_damaged = False  # it is the newest still
     while True:
         # The rest of the steps for the rest of the kills, so that the run is not over before them.
         left = max(0, kills - len(outcome.kills))
@@ -373,7 +374,7 @@ def run_killed(
                 outcome.wrong.append(f"{lost} steps lost after {pending[1]}")
             if is_damaged and "going on from step_" not in log:
                 outcome.wrong.append(f"a damaged checkpoint was not named: {log[-300:]}")
-            pending, is_damaged = None, False
+            pending = None
         if code == 0 or not left:
             if code != 0:
                 outcome.wrong.append(f"the last process ended with {code}: {log[-300:]}")
@@ -388,9 +389,12 @@ def run_killed(
         saved = re.search(r"stopped by SIG\w+ at step (\d+), saved", log)
         if pending is None or step is not None:  # else it died before it had done anything
             pending = (int(saved[1]) if saved else reached(folder), name)
-        if len(checkpoints(folder)) > 1 and not is_damaged and chance.random() < 0.15:
-            outcome.damages[damage(checkpoints(folder)[-1], chance)] += 1
-            is_damaged = True
+        saves = checkpoints(folder)
+        is_damaged = bool(saves) and saves[-1] == harmed and harmed.read_bytes() == harm
+        if len(saves) > 1 and not is_damaged and chance.random() < 0.15:
+            harmed, is_damaged = saves[-1], True
+            outcome.damages[damage(harmed, chance)] += 1
+            harm = harmed.read_bytes()
 
 
 # ---------------------------------------------------------------------------------------------------- small disks
