@@ -108,7 +108,7 @@ class Found:
 def find_images(folder: Path) -> Found:
     """All images below a folder as `list_images` gives them; what cannot be read is told, not raised."""
     found = Found([], Counter(), {})
-    for path in _walk(folder, {os.path.realpath(folder)}, found.unreadable):
+    for path in _walk(folder, found.unreadable):
         if is_image_name(path):
             found.images.append(path)
         else:
@@ -142,25 +142,34 @@ def _train_folder(root: str | None, domain: DomainConfig, letter: str) -> tuple[
     return base / name, "data.root"
 
 
-def _walk(folder: Path, seen: set[str], unreadable: dict[Path, OSError]) -> Iterator[Path]:
-    """Files below `folder`; `seen` holds the real paths of folders already entered."""
-    try:
-        with os.scandir(folder) as entries:
-            visible = sorted(
-                (entry for entry in entries if not entry.name.startswith(".")), key=lambda entry: entry.name
-            )
-    except OSError as error:
-        unreadable[folder] = error
-        return
-    for entry in visible:
-        path = folder / entry.name
-        if entry.is_dir():
-            real = os.path.realpath(path)
-            if real not in seen:
-                seen.add(real)
-                yield from _walk(path, seen, unreadable)
-        elif entry.is_file():  # also through links; false for broken ones, sockets and devices
-            yield path
+def _walk(folder: Path, unreadable: dict[Path, OSError]) -> Iterator[Path]:
+    """Files below `folder`, in no order."""
+    seen: set[object] = set()  # folders already entered
+    pending = [folder]
+    while pending:
+        inside = pending.pop()
+        try:
+            identity = _identity(inside)
+            if identity in seen:
+                continue
+            seen.add(identity)
+            with os.scandir(inside) as entries:
+                visible = sorted(
+                    (entry for entry in entries if not entry.name.startswith(".")), key=lambda entry: entry.name
+                )
+        except OSError as error:
+            unreadable[inside] = error
+            continue
+        # Not by a generator within another, whose depth would be the folders'.
+        pending += [inside / entry.name for entry in reversed(visible) if entry.is_dir()]
+        # Also through links; false for broken ones, sockets and devices.
+        yield from (inside / entry.name for entry in visible if entry.is_file())
+
+
+def _identity(folder: Path) -> object:
+    """The same for a folder and links to it. Not its real path: that takes minutes where folders are a thousand deep."""
+    found = os.stat(folder)
+    return (found.st_dev, found.st_ino) if found.st_ino else os.path.realpath(folder)
 
 
 def _require_folder(folder: Path, key: str) -> None:

@@ -23,7 +23,7 @@ from cyclestyle.errors import CheckpointError, ConfigError, DataError
 from cyclestyle.inference.contact_sheet import write_contact_sheets
 from cyclestyle.inference.files import describe
 from cyclestyle.inference.inputs import list_inputs
-from cyclestyle.inference.manifest import read_manifest, sweep
+from cyclestyle.inference.manifest import STATUSES, read_manifest, sweep
 from cyclestyle.inference.options import Options
 from cyclestyle.inference.plan import Plan, make_plan
 from cyclestyle.inference.share import Result, iterate_share
@@ -35,8 +35,6 @@ if TYPE_CHECKING:
 __all__ = ["Options", "Result", "iterate_folder", "newest_run", "translate_folder"]
 
 logger = logging.getLogger("cyclestyle")
-
-_STATUSES = ("translated", "failed", "skipped")
 
 
 def translate_folder(
@@ -146,7 +144,7 @@ def _translate_together(translator: Translator, plan: Plan, group: ProcessGroup 
     counts = _translate_share(translator, plan)
     is_whole = True
     try:
-        totals = sum_over_processes([counts[status] for status in _STATUSES], group)
+        totals = sum_over_processes([counts[status] for status in STATUSES], group)
     except RuntimeError:
         logger.error("another process did not finish its share: give the same command again, it does what is missing")
         is_whole = False
@@ -192,7 +190,7 @@ def _totals_without_the_lost(plan: Plan) -> list[int]:
         time.sleep(0.2)
     rows = read_manifest(plan.output)
     counts = Counter(rows[name]["status"] if (name := file.row["input"]) in rows else "failed" for file in plan.files)
-    return [counts[status] for status in _STATUSES]
+    return [counts[status] for status in STATUSES]
 
 
 def _write_sheets(plan: Plan) -> None:

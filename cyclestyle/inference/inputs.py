@@ -68,15 +68,15 @@ def list_inputs(source: str | Path) -> Listing:
     path = Path(text)
     if text == "-":
         return _list_lines(sys.stdin.buffer.read(), "standard input")
-    if path.is_dir():
+    if os.path.isdir(path):  # not `Path.is_dir`, which raises for a name that is too long
         return _list_folder(path)
-    if path.is_file():
+    if os.path.isfile(path):
         if path.suffix.lower() == ".txt":
             return _list_lines(path.read_bytes(), text)
         return Listing([Entry(path, PurePosixPath(path.name))], "file", path.parent)
     if _WILDCARDS & set(text):
         return _list_glob(text)
-    what = "is neither a file nor a folder" if path.exists() else "does not exist"
+    what = "is neither a file nor a folder" if os.path.exists(path) else "does not exist"
     raise DataError(
         f"--input: {text} {what}; needed: a file, a folder, a quoted pattern such as 'photos/*.jpg' or a .txt"
     )
@@ -102,7 +102,7 @@ def _list_glob(pattern: str) -> Listing:
     others: Counter[str] = Counter()
     entries, seen = [], set()
     # Shortest first: a link that leads back up is met again below itself, and the first way to a file counts.
-    for name in sorted(glob.glob(pattern, recursive=True), key=lambda name: (name.count(os.sep), name)):
+    for name in sorted(_matching(pattern), key=lambda name: (name.count(os.sep), name)):
         path = Path(name)
         real = (os.path.realpath(path.parent), path.name)
         if real in seen or not path.is_file():
@@ -114,6 +114,13 @@ def _list_glob(pattern: str) -> Listing:
             others[path.suffix.lower() or "files without suffix"] += 1
     _refuse_none(entries, f"no image matches {pattern}", others)
     return Listing(_in_order(entries), "glob", root, others, is_recursive="**" in pattern)
+
+
+def _matching(pattern: str) -> list[str]:
+    try:
+        return glob.glob(pattern, recursive=True)
+    except RecursionError as error:
+        raise DataError(f"--input: the folders of {pattern} are nested too deeply: name one further down") from error
 
 
 def fixed_part(pattern: str) -> Path:

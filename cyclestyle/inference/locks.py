@@ -38,7 +38,7 @@ def try_lock(file: IO[bytes]) -> bool | None:
 def locked(path: Path) -> Iterator[None]:
     """Inside, this process alone is inside a `locked(path)`; a dead process never is. The file is gone afterwards."""
     while True:
-        file = open(path, "ab")  # noqa: SIM115
+        file = open(path, "ab", opener=_not_through_links)  # noqa: SIM115
         while try_lock(file) is False:
             time.sleep(0.02)
         if _is_still(file, path):  # else its last owner has removed it meanwhile
@@ -50,6 +50,11 @@ def locked(path: Path) -> Iterator[None]:
         with suppress(OSError):  # Windows: not while it is open
             path.unlink()
         file.close()
+
+
+def _not_through_links(path: str, flags: int) -> int:
+    """A link in this place would have a file made wherever it points to."""
+    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
 
 
 def _is_still(file: IO[bytes], path: Path) -> bool:

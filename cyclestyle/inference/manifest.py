@@ -20,7 +20,7 @@ import threading
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from cyclestyle.checkpoint import write_text
@@ -28,6 +28,7 @@ from cyclestyle.errors import DataError
 from cyclestyle.inference.locks import locked, try_lock
 
 NAME = "manifest.jsonl"
+STATUSES = ("translated", "failed", "skipped")
 Row = dict[str, Any]
 
 _OWN = re.compile(r"\.manifest\.([0-9a-f]{12})\.jsonl")
@@ -128,11 +129,21 @@ def sweep(output: Path) -> int:
 
     Returns:
         How many processes are still at work there.
+
+    Raises:
+        DataError: the folder cannot be written to.
     """
+    try:
+        return _sweep(output)
+    except (OSError, RecursionError) as error:  # the latter: folders a thousand deep
+        raise DataError(f"cannot tidy up the output folder {output} ({error}): choose another") from error
+
+
+def _sweep(output: Path) -> int:
     with locked(_lock_of(output)):
         alive, num_at_work = set(), 0
         for path in sorted(output.glob(".manifest.*.jsonl")):
-            if (match := _OWN.fullmatch(path.name)) is None:
+            if (match := _OWN.fullmatch(path.name)) is None or path.is_symlink() or not path.is_file():
                 continue
             with open(path, "rb+") as file:
                 is_free = try_lock(file)
@@ -164,14 +175,37 @@ def _lock_of(output: Path) -> Path:
 def _read(path: Path) -> dict[str, Row]:
     """Rows by input, the last for each; lines that are torn or of another kind are passed over."""
     rows: dict[str, Row] = {}
+    if not path.is_file():  # a pipe would be waited for
+        return rows
     with suppress(FileNotFoundError), open(path, "rb") as file:
         for line in file:
-            with suppress(ValueError):  # also UnicodeDecodeError
+            with suppress(ValueError, RecursionError):  # also UnicodeDecodeError
                 row = json.loads(line)
-                if isinstance(row, dict) and isinstance(row.get("input"), str) and "status" in row:
+                if _is_row(row):
                     rows.pop(row["input"], None)
                     rows[row["input"]] = row
     return rows
+
+
+def _is_row(row: object) -> bool:
+    """Whether it has what is used of it; a manifest that comes with a folder may have been made up."""
+    if not isinstance(row, dict) or not isinstance(row.get("input"), str) or row.get("status") not in STATUSES:
+        return False
+    job, warnings = row.get("job"), row.get("warnings") or []
+    is_told = isinstance(warnings, list) and all(isinstance(line, str) for line in warnings)
+    return is_told and (job is None or isinstance(job, str)) and _is_place(row.get("output"))
+
+
+def _is_place(name: object) -> bool:
+    """Whether it is a name below the output folder."""
+    if not isinstance(name, str) or "\0" in name:
+        return False
+    try:
+        os.fsencode(name)
+    except UnicodeEncodeError:
+        return False
+    place = PurePath(name)
+    return bool(place.parts) and not place.is_absolute() and not place.drive and ".." not in place.parts
 
 
 def _stands(output: Path, row: Row) -> bool:

@@ -22,6 +22,7 @@ from cyclestyle.inference.manifest import Manifest, Row
 from cyclestyle.inference.mask import read_mask
 from cyclestyle.inference.options import Options
 from cyclestyle.inference.pipeline import Outcome, Stages
+from cyclestyle.inference.placing import refuse_to_leave
 
 if TYPE_CHECKING:
     from cyclestyle.inference.translator import Translator
@@ -186,6 +187,7 @@ class FileStages:
             alpha = None if alpha is None else np.concatenate([alpha, alpha], axis=1)
         file.num_bytes = translated.nbytes
         target = self.output / file.place
+        refuse_to_leave(self.output, target)
         target.parent.mkdir(parents=True, exist_ok=True)
         size = [translated.shape[1], translated.shape[0]]
         row = {**file.row, **file.made, "status": "translated", "output_size": size}

@@ -68,7 +68,19 @@ def check_output(listing: Listing, output: Path, targets: Sequence[Path]) -> Non
             if place in Path(real).parents:
                 raise DataError(f"the output folder {output} holds the input {path}: choose another --output")
     for entry, target in zip(listing.entries, targets, strict=True):
+        if entry.error is not None:  # also for a name that no file can have
+            continue
         if (source := sources.get(os.path.realpath(target))) is not None:
             raise DataError(
                 f"the translation of {entry.path} would replace an input, {source}: choose another --output"
             )
+
+
+def refuse_to_leave(output: Path, target: Path) -> None:
+    """Raise where a folder on the way from the output folder to `target` is a link that leads out of it.
+
+    What lies in the place of `target` itself does no harm: it is replaced, not written through.
+    """
+    root, place = Path(os.path.realpath(output)), Path(os.path.realpath(target.parent))
+    if root != place and root not in place.parents:
+        raise DataError(f"{target} would be written outside of the output folder, to {place}: remove the link there")

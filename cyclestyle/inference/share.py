@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import os
 import shutil
 from collections import Counter
 from collections.abc import Generator, Iterator, Sequence
@@ -89,7 +90,7 @@ class _Share:
         """Whether the output exists and stays; the row then says what it was made by and from."""
         row = file.row
         file.made = self._made(file)
-        exists = (self._plan.output / file.place).is_file()
+        exists = os.path.isfile(self._plan.output / file.place)  # false for a name that no file can have, too
         known = self._manifest.known(row["output"]) if exists else None
         cause = _cause_to_keep(known, file.made, row["input"])
         row.update({key: value for key, value in file.made.items() if key != "job"})
@@ -172,7 +173,8 @@ def _is_full(error: BaseException | None, output: Path, num_bytes: int) -> bool:
 
 def _in_one_line(error: Exception, path: Path) -> str:
     text = " ".join(str(error).split())[:500] or type(error).__name__
-    return text if str(path) in text else f"{path}: {text}"
+    line = text if str(path) in text else f"{path}: {text}"
+    return "".join(letter if letter.isprintable() else "?" for letter in line)  # names may hold a terminal's commands
 
 
 def _counts(counter: Counter[str]) -> str:

@@ -257,16 +257,17 @@ def _steps_in_checkpoint(path: Path | None) -> int | None:
 
 def _bytes_in(folder: Path) -> int:
     """Bytes of all files below a folder; links count nothing."""
-    total = 0
-    try:
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                if entry.is_dir(follow_symlinks=False):
-                    total += _bytes_in(Path(entry.path))
-                else:
-                    total += entry.stat(follow_symlinks=False).st_size
-    except OSError:  # a run in progress removes files while we look
-        pass
+    total, pending = 0, [str(folder)]
+    while pending:
+        try:
+            with os.scandir(pending.pop()) as entries:
+                for entry in entries:
+                    if entry.is_dir(follow_symlinks=False):
+                        pending.append(entry.path)
+                    else:
+                        total += entry.stat(follow_symlinks=False).st_size
+        except OSError:  # a run in progress removes files while we look
+            pass
     return total
 
 

@@ -43,7 +43,10 @@ class TooSlow(BaseException):
 
 @contextmanager
 def limits(seconds: float = 10.0, megabytes: int = 1024) -> Iterator[None]:
-    """Inside, that much time and that much more address space may be taken (Linux); else `TooSlow`, `MemoryError`."""
+    """Inside, so much of the processor's time may be taken (ten times as much by the clock) and address space (Linux).
+
+    What takes more gets `TooSlow` or `MemoryError`.
+    """
     if sys.platform != "linux":
         yield
         return
@@ -54,15 +57,18 @@ def limits(seconds: float = 10.0, megabytes: int = 1024) -> Iterator[None]:
 
     taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
-    before = signal.signal(signal.SIGALRM, stop)
+    before = {number: signal.signal(number, stop) for number in (signal.SIGPROF, signal.SIGALRM)}
     resource.setrlimit(resource.RLIMIT_AS, (taken + megabytes * 2**20, hard))
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    signal.setitimer(signal.ITIMER_PROF, seconds)
+    signal.setitimer(signal.ITIMER_REAL, 10 * seconds)
     try:
         yield
     finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
         signal.setitimer(signal.ITIMER_REAL, 0)
         resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
-        signal.signal(signal.SIGALRM, before)
+        for each, handler in before.items():
+            signal.signal(each, handler)
 
 
 @st.composite
