@@ -347,9 +347,7 @@ def run_killed(
     signals: list[str],
 ) -> None:
     """The training, killed `kills` times and started again until it ends."""
-    pending: tuple[int, str] | None = (
-        None  # step that was reached, and what ended it, till a start says where it goes on
-    )
+    pending: tuple[int, str] | None = None  # step and end of the last process, till another says where it goes on
     harmed, harm = Path(), b""  # the last checkpoint that was damaged, and what it held then
     is_damaged = False  # it is the newest still
     while True:
