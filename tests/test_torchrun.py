@@ -138,7 +138,7 @@ def test_stopped_and_resumed_is_bit_for_bit_the_same(tiny: list[str], tmp_path: 
     assert "trained by 2 processes so far, now by 1" in err
     assert state(runs, "broken", 65)["others"] == []
     out, err = trained(2, settings, "name=broken", "train.steps=70")
-    assert "trained by 1 processes so far, now by 2" in err
+    assert "trained by 1 process so far, now by 2" in err
     assert "65 done of 70" in err
 
 

@@ -22,7 +22,7 @@ from cyclestyle.batch import UnpairedBatch
 from cyclestyle.checkpoint import save_translator
 from cyclestyle.config.schema import LogConfig, TrainConfig
 from cyclestyle.devices import used_memory
-from cyclestyle.distributed import GroupError, gathered, group_rank, highest, is_first, world_size
+from cyclestyle.distributed import GroupError, gathered, highest, is_first
 from cyclestyle.errors import DataError
 from cyclestyle.inference.files import TranslatorSpec
 from cyclestyle.networks.build import memory_format
@@ -30,6 +30,7 @@ from cyclestyle.training.failures import DivergenceError
 from cyclestyle.training.feed import Feed
 from cyclestyle.training.interruption import StopRequest, stop_on_signals
 from cyclestyle.training.learner import Learner
+from cyclestyle.training.own_state import own_state, set_random_state, with_own_state
 from cyclestyle.training.previews import Previews
 from cyclestyle.training.profiling import Profile
 from cyclestyle.training.run_folder import RunFolder
@@ -273,7 +274,7 @@ class Trainer:
         What they have in common stands there once, as the first one has it; "others" holds what the others have of
         their own.
         """
-        own = self._own_state()
+        own = own_state(self.method, self.tracker, self.device)
         others = gathered(None if is_first() else own)[1:]
         return {
             "step": self.step,
@@ -291,17 +292,9 @@ class Trainer:
             "others": others,
         }
 
-    def _own_state(self) -> dict[str, Any]:
-        """What is not the same in all processes: pools and random states, the logged means so far."""
-        return {
-            "method": {name: value for name, value in self.method.state_dict().items() if is_own(name)},
-            "tracker": self.tracker.state_dict(),
-            "random": random_state(self.device),
-        }
-
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from `state_dict`, with as many processes as it has or with another number."""
-        state = self._with_own_state(state)
+        state = with_own_state(state, own_state(self.method, self.tracker, self.device))
         self.step = self._start_step = self._saved_step = state["step"]
         self.setbacks = state.get("setbacks", 0)
         self.position = state["position"]
@@ -312,24 +305,6 @@ class Trainer:
         if "watch" in state:  # not in checkpoints of version 0.1
             self.watch.load_state_dict(state["watch"])
         set_random_state(state["random"], self.device)
-
-    def _with_own_state(self, state: dict[str, Any]) -> dict[str, Any]:
-        """`state` with what this process has of its own put in place of the first one's."""
-        others = state.get("others", [])
-        if len(others) + 1 != world_size():
-            logger.warning(
-                "trained by %d processes so far, now by %d: the same pictures in the same order, but not bit for bit "
-                "(%s)", len(others) + 1, world_size(),
-                "image pools and random states of new processes begin anew, those of others are dropped",
-            )  # fmt: skip
-            state = {**state, "tracker": {**state["tracker"], "means": []}}  # shares of the old number
-        if is_first():
-            return state
-        if group_rank() <= len(others):
-            own = others[group_rank() - 1]
-        else:
-            own = {**self._own_state(), "tracker": state["tracker"]}
-        return {**state, **own, "method": {**state["method"], **own["method"]}}
 
     def set_back(self, setbacks: int) -> None:
         """Go on more carefully, after so many returns to a checkpoint."""
@@ -349,30 +324,6 @@ class Trainer:
         )
 
 
-def is_own(name: str) -> bool:
-    """Whether an entry of a method's state dict is each process's own: pools, random states; weights are common."""
-    return name.endswith("_extra_state")
-
-
 def _is_broken(value: object) -> bool:
     """Whether it is a tensor with values that are not finite."""
     return isinstance(value, Tensor) and value.is_floating_point() and not bool(value.isfinite().all())
-
-
-def random_state(device: torch.device) -> dict[str, Tensor]:
-    """torch's global random states, of the processor and of the GPU that trains."""
-    states = {"cpu": torch.get_rng_state()}
-    if device.type == "cuda":
-        states["cuda"] = torch.cuda.get_rng_state(device)
-    if device.type == "mps":
-        states["mps"] = torch.mps.get_rng_state()
-    return states
-
-
-def set_random_state(states: dict[str, Tensor], device: torch.device) -> None:
-    """Go on from `random_state`; a state of a device that is not used now is left out."""
-    torch.set_rng_state(states["cpu"])
-    if device.type == "cuda" and "cuda" in states:
-        torch.cuda.set_rng_state(states["cuda"], device)
-    if device.type == "mps" and "mps" in states:
-        torch.mps.set_rng_state(states["mps"])
