@@ -13,7 +13,9 @@ from cyclestyle.batch import UnpairedBatch
 class Method(nn.Module, ABC):
     """Networks, what they compute on a batch, and the loss terms of each player.
 
-    Everything that a resumed run needs (networks, pools, random states) is in `state_dict()`.
+    Everything that a resumed run needs (networks, pools, random states) is in `state_dict()`. What it draws with and
+    remembers of images is extra state (`get_extra_state`): of several processes each has its own, parameters and
+    buffers are common. Each term is a mean over the images of the batch, so that shares of a batch add up to it.
 
     Attributes:
         players: groups of parameters that are updated one after another, each on its own terms, in this order.

@@ -1,4 +1,4 @@
-"""What each of several processes has of its own, beside weights that all have: pools, random states, sums of scalars."""
+"""What each of several processes has of its own, beside common weights: pools, random states, sums of scalars."""
 
 from __future__ import annotations
 
