@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from cyclestyle.errors import CheckpointError
+
+_NAME = re.compile(r"\w[\w.-]{0,199}")
 
 
 @dataclass(frozen=True)
@@ -40,14 +43,22 @@ def index_text(index: RunIndex) -> str:
 
 
 def read_index(run: Path) -> RunIndex | None:
-    """The index of the run in folder `run`; None where there is none, or none that can be read."""
+    """The index of the run in folder `run`; None where there is none, or none that can be read or was ever written."""
     try:
         words = json.loads(index_file(run).read_text(encoding="utf-8"))
-        folder = index_file(run).parent
-        best = folder / words["best"] if words["best"] else None
-        return RunIndex(folder / words["latest"], best, words.get("best_step"), str(words.get("best_reason", "")))
-    except (OSError, ValueError, KeyError, TypeError):
+        best = _checkpoint(run, words["best"]) if words["best"] else None
+        step = words.get("best_step")
+        best_step = step if isinstance(step, int) and 0 <= step < 2**53 else None
+        return RunIndex(_checkpoint(run, words["latest"]), best, best_step, str(words.get("best_reason", "")))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
+
+
+def _checkpoint(run: Path, name: str) -> Path:
+    """The file of that name beside the index; `ValueError` for a way to another place, as one made up may have it."""
+    if not _NAME.fullmatch(name):
+        raise ValueError(name)
+    return index_file(run).parent / name
 
 
 def best_checkpoint(run: Path) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -50,3 +51,23 @@ def test_the_best_checkpoint_or_why_there_is_none(tmp_path: Path) -> None:
 def test_it_needs_no_torch() -> None:
     code = "import sys, cyclestyle.run_index; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["../../x.pt", "/etc/passwd", "a/b.pt", "", ".", "..", ".hidden", "a\0b", "x" * 300, "a\nb", 5, ["x"]],
+    ids=repr,
+)
+def test_an_index_names_checkpoints_beside_it_alone(tmp_path: Path, name: object) -> None:
+    for words in ({"latest": name, "best": None}, {"latest": "step_1.pt", "best": name or "/x"}):
+        write(tmp_path, json.dumps(words))
+        assert read_index(tmp_path) is None
+
+
+def test_an_index_that_is_nested_without_end_is_none(tmp_path: Path) -> None:
+    write(tmp_path, "[" * 100_000)
+    assert read_index(tmp_path) is None
+    write(tmp_path, '{"latest": "step_1.pt", "best": "step_1.pt", "best_step": [1]}')
+    index = read_index(tmp_path)
+    assert index is not None
+    assert index.best_step is None

@@ -167,7 +167,7 @@ def _walk(folder: Path, unreadable: dict[Path, OSError]) -> Iterator[Path]:
 
 
 def _identity(folder: Path) -> object:
-    """The same for a folder and links to it. Not its real path: that takes minutes where folders are a thousand deep."""
+    """The same for a folder and links to it. Not its real path: that takes minutes where folders are very deep."""
     found = os.stat(folder)
     return (found.st_dev, found.st_ino) if found.st_ino else os.path.realpath(folder)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -201,20 +202,34 @@ def test_names_cannot_write_lines_into_the_manifest_or_commands_to_a_terminal(
     assert len(read_manifest(tmp_path / "out")) == 2
 
 
-def test_folders_a_thousand_deep(tmp_path: Path) -> None:
+@pytest.fixture
+def deep(tmp_path: Path) -> Iterator[Path]:
+    """A picture in a folder 1500 deep; taken away again step by step, since pytest's own way is too short for that."""
     here = os.getcwd()
+    os.chdir(tmp_path)
     try:
-        os.chdir(tmp_path)
         for _ in range(1500):
             os.mkdir("d")
             os.chdir("d")
         Image.new("RGB", (8, 8)).save("x.png")
-    finally:
         os.chdir(here)
+        yield tmp_path
+    finally:
+        os.chdir(tmp_path)
+        while os.path.isdir("d"):
+            os.chdir("d")
+        Path("x.png").unlink(missing_ok=True)
+        while not os.path.samefile(".", tmp_path):
+            os.chdir("..")
+            os.rmdir("d")
+        os.chdir(here)
+
+
+def test_folders_a_thousand_deep(deep: Path) -> None:
     with limits(10.0):
-        assert len(list_inputs(tmp_path).entries) == 1
+        assert len(list_inputs(deep).entries) == 1
     with limits(10.0), pytest.raises(DataError, match="nested too deeply"):
-        list_inputs(f"{tmp_path}/**/*.png")
+        list_inputs(f"{deep}/**/*.png")
 
 
 def test_a_picture_so_narrow_that_padding_makes_it_enormous(tmp_path: Path) -> None:
