@@ -121,6 +121,8 @@ def _matching(pattern: str) -> list[str]:
         return glob.glob(pattern, recursive=True)
     except RecursionError as error:
         raise DataError(f"--input: the folders of {pattern} are nested too deeply: name one further down") from error
+    except ValueError as error:
+        raise DataError(f"--input: {pattern!r} is no name of files ({error})") from error
 
 
 def fixed_part(pattern: str) -> Path:
@@ -135,9 +137,10 @@ def _list_lines(data: bytes, name: str) -> Listing:
     named = [line for line in lines if line and not line.startswith("#")]
     if not named:
         raise DataError(f"--input: {name} names no files; needed is a path a line")
-    files = {os.path.abspath(line): Path(line) for line in reversed(named)}  # the first spelling counts
+    # The first spelling counts. A zero byte would break every question about where things are.
+    files = {os.path.abspath(line.replace("\0", "?")): line for line in reversed(named)}
     root = _common_parent(files)
-    entries = [Entry(path, _below(root, full), _problem(path)) for full, path in files.items()]
+    entries = [Entry(Path(line.replace("\0", "?")), _below(root, full), _problem(line)) for full, line in files.items()]
     return Listing(_in_order(entries), "list", root, repeated=len(named) - len(files))
 
 
@@ -150,10 +153,10 @@ def _common_parent(files: Iterable[str]) -> Path:
         ) from None
 
 
-def _problem(path: Path) -> str | None:
+def _problem(path: str) -> str | None:
     """Why a path of a list cannot be tried, or None; any suffix may be."""
     try:
-        mode = path.stat().st_mode
+        mode = os.stat(path).st_mode
     except (OSError, ValueError) as error:  # ValueError: a zero byte
         return f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})"
     if stat.S_ISDIR(mode):
@@ -164,7 +167,7 @@ def _problem(path: Path) -> str | None:
 def _below(root: Path, path: str | Path) -> PurePosixPath:
     place = PurePosixPath(Path(path).relative_to(root).as_posix())
     assert ".." not in place.parts, f"internal: {path} is not below {root}"
-    return place
+    return place if place.name else PurePosixPath("_")  # a list may name the root of the disk
 
 
 def _in_order(entries: list[Entry]) -> list[Entry]:

@@ -67,5 +67,11 @@ def _empty_row(entry: Entry, place: str) -> Row:
     nothing: Row = dict.fromkeys(
         ("input_size", "output_size", "seconds", "error", "warnings", "job", "bytes", "mtime"),
     )
-    name = os.path.abspath(entry.path) if "\0" not in str(entry.path) else str(entry.path)
-    return {"input": name, "output": place, "status": "failed", **nothing, "seconds": 0.0, "warnings": []}
+    return {
+        "input": os.path.abspath(entry.path),
+        "output": place,
+        "status": "failed",
+        **nothing,
+        "seconds": 0.0,
+        "warnings": [],
+    }
