@@ -115,7 +115,7 @@ def test_a_list_keeps_the_tree_below_the_common_parent(tmp_path: Path, monkeypat
     assert errors(listing) == {
         "y/absent.jpg": "y/absent.jpg: cannot be read (No such file or directory)",
         "y/folder.png": "y/folder.png: is a folder; a list names files",
-        "y/zero\0.jpg": "y/zero\0.jpg: cannot be read (embedded null byte)",
+        "y/zero?.jpg": "y/zero\0.jpg: cannot be read (embedded null byte)",
     }
 
 
