@@ -64,7 +64,7 @@ def _use(folder: Path) -> None:
 
 
 @given(damaged([LINES, LINES * 2, b"{}\n" * 3]), st.sampled_from(["manifest.jsonl", ".manifest.0123456789ab.jsonl"]))
-@fuzzed(120)
+@fuzzed(80)
 def test_damaged_manifests(folder: Path, data: bytes, name: str) -> None:
     (folder / "out" / name).write_bytes(data)
     _use(folder)
@@ -78,7 +78,7 @@ KEYS = st.sampled_from([*ROW, "written"])
     st.lists(st.dictionaries(KEYS, ODD, max_size=3), max_size=3),
     st.sampled_from(["manifest.jsonl", ".manifest.0123456789ab.jsonl"]),
 )
-@fuzzed(120)
+@fuzzed(80)
 def test_rows_made_up(folder: Path, rows: list[dict[str, Any]], name: str) -> None:
     lines = [json.dumps({**ROW, "input": f"/in/{index}", **row}) for index, row in enumerate(rows)]
     (folder / "out" / name).write_text("\n".join(lines) + "\n")

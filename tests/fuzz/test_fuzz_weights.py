@@ -98,7 +98,7 @@ def _is_a_line(error: CyclestyleError) -> None:
 
 
 @given(damaged(PICKLES).map(_in_a_zip))
-@fuzzed(250)
+@fuzzed(200)
 def test_pickles_in_a_zip(folder: Path, data: bytes) -> None:
     (folder / "c.pt").write_bytes(data)
     _check(folder / "c.pt")
@@ -173,7 +173,7 @@ def _replaced(state: Any, path: list[int], value: Any) -> Any:
 
 
 @given(st.lists(st.tuples(st.lists(st.integers(0, 40), max_size=4), ODD), min_size=1, max_size=3), st.booleans())
-@fuzzed(250)
+@fuzzed(90)
 def test_states_made_up(folder: Path, changes: list[tuple[list[int], Any]], is_zip: bool) -> None:
     state: Any = STATE
     for path, value in changes:
@@ -191,7 +191,7 @@ def test_states_made_up(folder: Path, changes: list[tuple[list[int], Any]], is_z
         st.sampled_from(list(WEIGHTS)) | st.sampled_from([1, (), None, "", "model.0.weight", "x\n"]), ODD, max_size=3
     )
 )
-@fuzzed(150)
+@fuzzed(100)
 def test_old_generators_made_up(folder: Path, changes: dict[Any, Any]) -> None:
     try:
         data = _bytes_of({**WEIGHTS, **changes})
