@@ -41,6 +41,8 @@ _SEAL_BYTES = len(_SEAL) + 64
 _END = b"PK\x05\x06"
 """Begins the last record of a zip, of 22 bytes, the last two of them the length of the comment."""
 
+_DOMAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,199}")
+
 _CHUNK = 2**20
 """Bytes that are read at a time to be checked."""
 
@@ -189,8 +191,20 @@ def is_checkpoint(state: object) -> bool:
 
 
 def check_checkpoint(path: Path, state: dict[str, Any]) -> dict[str, Any]:
-    """`state` itself, read from `path`; raises `CheckpointError` where this version does not know its format."""
+    """`state` itself, read from `path`.
+
+    Raises:
+        DamagedError: its step, or a domain's name, is none; files are named by them, which must not lead elsewhere.
+        CheckpointError: of a format that this version does not know.
+    """
     _check_format(path, state["format"], CHECKPOINT_FORMAT)
+    step, translators = state.get("step", 0), state.get("translators", {})
+    if isinstance(step, bool) or not isinstance(step, int) or not 0 <= step < 2**53:
+        raise DamagedError(f"{path} does not say at which step it was saved: the file is made wrongly")
+    for spec in translators.values() if isinstance(translators, dict) else ():
+        names = [spec.get("source", "a"), spec.get("target", "b")] if isinstance(spec, dict) else [None]
+        if not all(isinstance(name, str) and _DOMAIN_NAME.fullmatch(name) for name in names):
+            raise DamagedError(f"{path} has translators between domains without proper names: the file is made wrongly")
     return state
 
 

@@ -173,3 +173,24 @@ def test_a_link_in_the_place_of_the_temporary_file_is_not_written_through(
     assert (tmp_path / "victim").read_text() == "mine"
     assert (tmp_path / "index.json").read_text() == "new"
     assert not (tmp_path / "index.json").is_symlink()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"step": -1}, {"step": 10**30}, {"step": "5"}, {"step": True}, {"step": torch.ones(1)}, {"step": None},
+        {"translators": {"gen_ab": {"source": "../../other/a", "target": "b"}}},
+        {"translators": {"gen_ab": {"source": "a", "target": "/etc/b"}}},
+        {"translators": {"gen_ab": {"source": "a", "target": "b\n"}}},
+        {"translators": {"gen_ab": {"source": ["a"], "target": "b"}}},
+        {"translators": {"gen_ab": 5}},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_what_files_are_named_by_cannot_lead_elsewhere(tmp_path: Path, changes: dict[str, Any]) -> None:
+    """Going on with a run writes `translators/<source>_to_<target>.safetensors` and `step_<step>.pt`."""
+    torch.save(PLAIN | changes, tmp_path / "c.pt")
+    with pytest.raises(CheckpointError, match="the file is made wrongly"):
+        load_checkpoint(tmp_path / "c.pt")
+    torch.save(PLAIN | {"step": 3, "translators": {"gen_ab": {"source": "a-1", "target": "B_2"}}}, tmp_path / "c.pt")
+    assert load_checkpoint(tmp_path / "c.pt")["step"] == 3

@@ -173,10 +173,10 @@ def test_foreign_files_are_refused_in_one_line(tmp_path: Path) -> None:
         ({"translators": {}}, "checkpoint without translators"),
         ({"translators": 3}, "checkpoint without translators"),
         ({"averages": []}, "checkpoint without translators"),
-        ({"translators": {"gen_ab": 3}}, "does not describe its translator fully"),
+        ({"translators": {"gen_ab": 3}}, "without proper names"),
         ({"averages": {}}, "does not describe its translator fully"),
         ({"averages": {"gen_ab": {"w": 3}, "gen_ba": {}}}, "no weights"),
-        ({"step": "many"}, "step is 'many'"),
+        ({"step": "many"}, "at which step it was saved"),
         ({"averages": {"gen_ab": {**weights_of(), "w": torch.zeros(1).expand(10**9)}, "gen_ba": {}}}, "made wrongly"),
     ],
 )
