@@ -109,6 +109,8 @@ def joined(*, patience: timedelta = _PATIENCE, gpus: bool = False) -> Iterator[P
     try:
         store, _, _ = next(torch.distributed.rendezvous("env://", timeout=_PATIENCE_AT_THE_START))
         store.set_timeout(_PATIENCE_AT_THE_START)
+        # torchrun's store may outlive a restart, with the addresses of those who are gone.
+        store = torch.distributed.PrefixStore(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"), store)
         torch.distributed.init_process_group(
             "gloo", store=store, rank=rank(), world_size=launched_processes(), timeout=_PATIENCE_AT_THE_START
         )

@@ -108,7 +108,8 @@ def _set_arithmetic(config: TrainConfig, device: torch.device) -> None:
         torch.backends.cudnn.benchmark = not config.deterministic
     if config.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS needs it, set before its first use
-    torch.use_deterministic_algorithms(config.deterministic)
+    if torch.are_deterministic_algorithms_enabled() != config.deterministic:  # the call alone imports torch._inductor
+        torch.use_deterministic_algorithms(config.deterministic)
 
 
 def _spend_less(config: TrainConfig, method: Method) -> None:

@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 
-from cyclestyle.checkpoint import save_translator
 from cyclestyle.config.loading import config_from_mapping, load_config, to_mapping, to_yaml
 from cyclestyle.config.schema import Config
 from cyclestyle.data.loader import Data
@@ -165,7 +164,7 @@ def _is_done(config: Config, folder: RunFolder, state: dict[str, Any]) -> bool:
     else:
         return False
     if is_first():
-        _restore_translators(folder, state)
+        folder.restore_translators(state)
         _say_done(config, folder, said)
     return True
 
@@ -218,15 +217,6 @@ def resume(run: Path, overrides: Sequence[str] = (), init_from: Files = ()) -> P
     # The folder may have been moved or renamed since: where it is now is where the run goes on.
     place = [f"output_dir={run.resolve().parent}", f"name={run.resolve().name}"]
     return train(load_config(config_file, [*place, *overrides]), init_from)
-
-
-def _restore_translators(folder: RunFolder, state: dict[str, Any]) -> None:
-    """Write the translators of a finished run that are missing, from its checkpoint."""
-    for name, spec in state["translators"].items():
-        path = folder.translator_file(spec["source"], spec["target"])
-        if not path.exists():
-            folder.create()
-            save_translator(path, state["averages"][name], {**spec, "step": state["step"]})
 
 
 def _say_done(config: Config, folder: RunFolder, first_line: str) -> None:

@@ -144,7 +144,7 @@ def test_parts_of_a_real_batch_are_the_batch(dataset, num_workers):
     whole = Feed(data.batches(0, 3, 4), Drawing(), CPU, num_parts=1)
     halves = Feed(data.batches(0, 6, 2), Drawing(), CPU, num_parts=2)
     for _ in range(3):
-        (one,), two = whole.next(), halves.next()
+        (one,), two = following(whole), following(halves)
         for part_of in (lambda batch: batch.real_a, lambda batch: batch.real_b, lambda batch: batch.draws["coin"]):
             assert torch.equal(torch.cat([part_of(part) for part in two]), part_of(one))
 

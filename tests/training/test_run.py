@@ -122,7 +122,7 @@ def test_the_checkpoint_before_a_damaged_one_is_used(tiny: list[str], caplog: py
     newest = run / "checkpoints" / "step_00000008.pt"
     newest.write_bytes(newest.read_bytes()[:1000])
     start(tiny, "train.steps=8")
-    assert "trying the one before" in caplog.text
+    assert "going on from step_00000004.pt: 4 steps are lost" in caplog.text
     assert load_checkpoint(newest)["step"] == 8
     for path in (run / "checkpoints").glob("*.pt"):
         path.write_bytes(b"")
