@@ -72,9 +72,9 @@ def read_yaml(text: str, source: str) -> tuple[Any, dict[str, int]]:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         place = f"{source}, line {mark.line + 1}" if mark else source
-        raise ConfigError(f"{place}: no valid YAML: {error.problem or error.context}") from error
+        raise ConfigError(f"{place}: no valid YAML: {_cut(str(error.problem or error.context))}") from error
     except (yaml.YAMLError, ValueError) as error:  # characters that YAML does not allow
-        raise ConfigError(f"{source}: no valid YAML: {str(error).splitlines()[0]}") from error
+        raise ConfigError(f"{source}: no valid YAML: {_cut(str(error).splitlines()[0])}") from error
     except RecursionError as error:
         raise ConfigError(f"{source}: {_TOO_DEEP}") from error
 
@@ -146,6 +146,11 @@ def write_yaml(data: Mapping[str, Any]) -> str:
     return yaml.dump(dict(data), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=1000)
 
 
+def _cut(text: str) -> str:
+    """For messages, whatever a file is made of."""
+    return text if len(text) <= 200 else text[:197] + "..."
+
+
 class _Walk:
     """Goes through the parsed text as its aliases unfold, before anything is made of it."""
 
@@ -163,12 +168,12 @@ class _Walk:
         if isinstance(node, yaml.ScalarNode):
             self._check_scalar(node)
         elif isinstance(node, yaml.SequenceNode):
-            self._refuse_unless(node.tag == _LIST, node, f"the tag {node.tag}")
+            self._refuse_unless(node.tag == _LIST, node, f"the tag {_cut(node.tag)}")
             for item in node.value:
                 # Keys inside lists have no dotted name, but a duplicate is one there too.
                 self.visit(item, f"{prefix}[].", {}, depth + 1)
         elif isinstance(node, yaml.MappingNode):
-            self._refuse_unless(node.tag == _MAPPING, node, f"the tag {node.tag}")
+            self._refuse_unless(node.tag == _MAPPING, node, f"the tag {_cut(node.tag)}")
             seen: dict[str, int] = {}
             for key_node, value_node in node.value:
                 self._refuse_unless(isinstance(key_node, yaml.ScalarNode), key_node, "a list or mapping as a key")
@@ -176,7 +181,7 @@ class _Walk:
                 key, line = str(key_node.value), key_node.start_mark.line + 1
                 if key in seen and key != "<<":
                     raise ConfigError(
-                        f"{self._source}, line {line}: {prefix}{key} is given twice (first in line {seen[key]})"
+                        f"{self._source}, line {line}: {_cut(prefix + key)} is given twice (first in line {seen[key]})"
                     )
                 seen[key] = lines[prefix + key] = line
                 self.visit(value_node, f"{prefix}{key}.", lines, depth + 1)
@@ -186,7 +191,7 @@ class _Walk:
         if node.tag == _TEXT:
             return
         form = _FORMS.get(node.tag)
-        self._refuse_unless(form is not None, node, f"the tag {node.tag}")
+        self._refuse_unless(form is not None, node, f"the tag {_cut(node.tag)}")
         self._refuse_unless(
             form is not None and form.match(node.value) is not None, node, f"{node.tag} of {node.value[:40]!r}"
         )

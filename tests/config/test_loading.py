@@ -402,6 +402,9 @@ def test_mappings_of_a_checkpoint_may_hold_anything(value: object) -> None:
         assert len(str(caught.value)) < 300
 
 
-def test_messages_stay_short_whatever_was_given() -> None:
+def test_messages_stay_short_whatever_was_given(write: Write) -> None:
+    long = "x" * 10_000
+    for text in (f"a: *{long}", f"a: !{long} b", f"{long}: 1\n{long}: 2", f"{long}: 1", f"a: '{long}", f"seed: {long}"):
+        assert len(refusal(file=write(text))) < 600
     for word in ("x" * 10_000, "train." + "x" * 10_000 + "=1", "seed=" + "[" * 400, "a.b" * 5000 + "=1"):
         assert len(refusal(word)) < 400
