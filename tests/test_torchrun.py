@@ -55,11 +55,17 @@ def torchrun(num_processes: int, settings: list[str], *flags: str) -> subprocess
     words = [sys.executable, "-m", "torch.distributed.run", f"--nproc_per_node={num_processes}",
              f"--master_port={free_port()}", *flags, "--", str(ROOT / "train.py"), *settings]  # fmt: skip
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(words, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    return subprocess.Popen(
+        words, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
+    )
 
 
 def finish(process: subprocess.Popen[str]) -> tuple[int, str, str]:
-    out, err = process.communicate(timeout=180)
+    try:
+        out, err = process.communicate(timeout=180)
+    except subprocess.TimeoutExpired:  # nothing that hangs outlives its test
+        os.killpg(process.pid, signal.SIGKILL)
+        raise
     return process.returncode, out, err
 
 
@@ -171,7 +177,7 @@ def test_an_error_of_one_process_is_said_by_the_first(tiny: list[str], dataset: 
         [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", f"--master_port={free_port()}", "--",
          str(ROOT / "train.py"), *words],
         env={**os.environ, "PYTHONPATH": f"{tmp_path}:{ROOT}", "OMP_NUM_THREADS": "1"},
-        text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
     )  # fmt: skip
     code, _, err = finish(process)
     assert code == 1, err
