@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import mmap
+import os
 import re
 import threading
 import warnings
@@ -322,7 +323,7 @@ def _refuse_bomb(height: int, width: int, bytes_a_pixel: int) -> None:
     if pixels > largest_image():
         raise Image.DecompressionBombError(f"({pixels} pixels)")
     needed = pixels * bytes_a_pixel
-    if needed <= _SURELY_FREE:
+    if needed <= _SURELY_FREE or not hasattr(os, "sysconf"):  # Windows does not tell
         return
     from cyclestyle.devices import free_memory  # brings torch
 
