@@ -167,8 +167,7 @@ class TrainConfig:
     keep_checkpoints: int = 3
     """How many of the newest checkpoints stay on disk."""
     max_seconds: float = 0.0
-    """Save and stop after so long, counted from the start of the command (exit code 75); the same command goes on.
-    0: never."""
+    """Save and stop after so long, starting Python not counted (exit code 75); the same command goes on. 0: never."""
     timeout_seconds: float = 1800.0
     """With several processes: how long one waits for the others before it gives up; more than an evaluation takes."""
     tf32: bool = True
@@ -176,7 +175,7 @@ class TrainConfig:
     deterministic: bool = False
     """Only deterministic algorithms on GPUs too (slower). On the processor runs repeat bit for bit anyway."""
     checkpointing: bool = False
-    """Compute the generators' activations again for the backward pass instead of keeping them: half of them, slower."""
+    """Compute most of the generators' activations again for the backward pass, not keep them: a third stays; slower."""
     cuda_graph: bool = True
     """On NVIDIA GPUs: record the whole learning step once and replay it, without the launches' cost; same result."""
     compile: bool = False

@@ -347,7 +347,9 @@ def reasons(path: Path | str, verb: str = "read") -> Iterator[None]:
     try:
         yield
     except UnidentifiedImageError:
-        raise DataError(f"{path}: not an image, or of a kind that is not read") from None
+        is_tiff = Path(path).suffix.lower() in (".tif", ".tiff")
+        hint = "; channels other than 1, 3 or 4 are read with data.channels set to their number" if is_tiff else ""
+        raise DataError(f"{path}: not an image, or of a kind that is not read{hint}") from None
     except Image.DecompressionBombError as error:
         raise DataError(f"{path}: {_too_large(error)}") from None
     except Exception as error:

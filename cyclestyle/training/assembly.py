@@ -127,8 +127,9 @@ def _build_data(config: Config, device: torch.device) -> Data:
                 make_samples(Path(root))
             meet()
     data = build_data(config.data, seed=config.seed, device_type=device.type)
-    names = [path.name for folders in data.folders for path in folders.train_files]
-    check_alike("\0".join(names), f"training pictures ({len(names)} in this one): give all the same files")
+    files = [path for folders in data.folders for path in (*folders.train_files, *folders.test_files)]
+    seen = "\0".join(f"{path.name} {path.stat().st_size if path.exists() else 0}" for path in files)
+    check_alike(seen, f"pictures ({len(files)} in this one), by their names or sizes: give all the same files")
     return data
 
 

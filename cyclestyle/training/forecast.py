@@ -219,7 +219,7 @@ def _try(config: Config, images: Images, device: str, seconds: float, prober: Pr
     micro = config.train.batch_size // parts
 
     def take(batch: int, **more: bool) -> Probe | None:
-        logger.info("trying train.batch_size=%d", parts * batch)
+        logger.info("trying train.batch_size=%d, two to seven steps of it", parts * batch)
         return prober(config, Task(micro_batch=batch, seconds=seconds, **more))
 
     first = take(1, is_watched=True, is_evaluated=_is_evaluated(config, images))
@@ -367,7 +367,7 @@ def _notes(config: Config, images: Images, disk: Disk, *, is_measured: bool) -> 
     if images.are_missing:
         yield f"{config.data.root} is not there: the first start makes it in about a minute, as it is counted here"
     if not is_measured:
-        yield f"steps of train.batch_size={config.train.batch_size} would take long to try: figures follow from smaller"
+        yield f"steps of train.batch_size={config.train.batch_size} were not timed: figures follow from other sizes"
     if disk.total + disk.checkpoint > disk.free:
         yield (
             f"the disk has {_gib(disk.free)} free, too little for this run: lower train.keep_checkpoints, or "

@@ -56,11 +56,13 @@ class StopRequest:
     def exit_code(self) -> int:
         """What a shell expects of a process that a signal ended (128 + its number), 75, or 0.
 
-        Under a launcher of several processes the end of the time is 0: torchrun would start what failed again.
+        Under a launcher of several processes always 0: torchrun would start again what it thinks has failed.
         """
+        if launched_processes() > 1:
+            return 0
         if self.signal_number is not None:
             return 128 + self.signal_number
-        return TIME_IS_UP if self.time_is_up and launched_processes() == 1 else 0
+        return TIME_IS_UP if self.time_is_up else 0
 
 
 @contextmanager

@@ -5,6 +5,7 @@ Runs, probes of what a run will take (`probing.py`) and benchmarks all learn wit
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -25,6 +26,8 @@ from cyclestyle.training.ema import Averages
 from cyclestyle.training.learning import Learned, learn
 from cyclestyle.training.optimization import Optimization
 from cyclestyle.training.recorded_step import RecordedStep
+
+logger = logging.getLogger("cyclestyle")
 
 _SEEDS_APART = 1000
 """Between the seeds of one process and the next: methods take a few from theirs on."""
@@ -118,6 +121,7 @@ def _spend_less(config: TrainConfig, method: Method) -> None:
         for name in method.generators:
             recompute_activations(method.get_submodule(name))
     if config.compile:
+        logger.info("train.compile: the first steps compile the networks, which takes minutes")
         for player in method.players:
             for network in method.networks_of(player):
                 network.compile(dynamic=False)  # batches of one and of two images, each compiled for itself

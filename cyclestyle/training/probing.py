@@ -9,10 +9,12 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import os
 import signal
 import statistics
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -136,7 +138,7 @@ def probe(config: Config, task: Task) -> Probe | None:
     """
     # The very modules that run here, wherever this process found them.
     program = f"import sys; sys.path[:] = {sys.path!r}; from cyclestyle.training import probing; probing.main()"
-    request = json.dumps({"config": to_mapping(config), "task": asdict(task)})
+    request = json.dumps({"config": to_mapping(config), "task": asdict(task), "parent": os.getpid()})
     done = subprocess.run([sys.executable, "-c", program], input=request, capture_output=True, text=True, check=False)
     if done.returncode == -getattr(signal, "SIGKILL", 9):  # so the system ends who took the last of the memory
         return None
@@ -154,6 +156,7 @@ def main() -> None:
     with contextlib.suppress(OSError):  # Linux: where memory runs out this process is to go, and no other
         Path("/proc/self/oom_score_adj").write_text("1000")
     request = json.load(sys.stdin)
+    threading.Thread(target=_end_with, args=(request["parent"],), daemon=True).start()
     answer: dict[str, Any] = {"probe": None, "error": None}
     config = config_from_mapping(request["config"])
     with contextlib.redirect_stdout(sys.stderr):
@@ -168,6 +171,13 @@ def main() -> None:
                     raise
                 answer["error"] = str(line)
     print(json.dumps(answer), flush=True)
+
+
+def _end_with(parent: int) -> None:
+    """End this process when the one that asked is gone: nobody would read the answer."""
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os._exit(1)
 
 
 def measure(config: Config, task: Task) -> Probe:

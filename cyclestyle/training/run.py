@@ -174,7 +174,7 @@ def _go_back(config: Config, error: DivergenceError, setbacks: int, state: dict[
     step = 0 if state is None else state["step"]
     if setbacks > config.optimizer.max_setbacks:
         raise ConfigError(
-            f"{error}, after {setbacks - 1} setbacks; the newest checkpoint, of step {step}, is good. Lower "
+            f"{error}, after {setbacks - 1} setbacks; {_good(state)}. Lower "
             "optimizer.generator_lr and optimizer.discriminator_lr, set train.precision=fp32 or optimizer.clip_norm=1, "
             "or raise optimizer.max_setbacks"
         ) from error
@@ -182,6 +182,10 @@ def _go_back(config: Config, error: DivergenceError, setbacks: int, state: dict[
         "%s; back to step %d, with %g times the learning rates (setback %d of %d, optimizer.max_setbacks)",
         error, step, LR_AFTER_SETBACK**setbacks, setbacks, config.optimizer.max_setbacks,
     )  # fmt: skip
+
+
+def _good(state: dict[str, Any] | None) -> str:
+    return "nothing was saved yet" if state is None else f"the newest checkpoint, of step {state['step']}, is good"
 
 
 def _say_how_it_ended(config: Config, folder: RunFolder, trainer: Trainer, data: Data, stop: StopRequest) -> None:

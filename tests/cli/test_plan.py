@@ -118,7 +118,7 @@ def test_what_should_be_known_is_said(
     printed = capsys.readouterr()
     assert "1 steps of 60" not in printed.out
     warnings = [line for line in printed.err.splitlines() if line.startswith("warning: ")]
-    assert any("train.batch_size=60 would take long to try" in line for line in warnings)
+    assert any("train.batch_size=60 were not timed" in line for line in warnings)
     assert any("100 MiB free" in line or "0.1 GiB free" in line for line in warnings)
     assert any("has checkpoints already" in line for line in warnings)
 
