@@ -16,6 +16,7 @@ import signal
 import subprocess
 import sys
 import time
+import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -82,10 +83,14 @@ def start(settings: list[str], fault: Callable[[], object] = lambda: None) -> En
             os.dup2(target, 2)
             sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
             warnings.simplefilter("default")
+            # After a fork torch makes its pool of threads anew, which two threads must not do at once.
+            torch.set_num_threads(1)
             fault()
             code = main(["train", "--config", str(ROOT / "configs" / "smoke.yaml"), *settings])
         except SystemExit as ended:
             code = ended.code if isinstance(ended.code, int) else 1
+        except BaseException:
+            traceback.print_exc()
         finally:
             sys.stdout.flush()
             sys.stderr.flush()
