@@ -48,7 +48,7 @@ def _is_a_line(error: ConfigError) -> None:
 
 
 @given(damaged(SEEDS))
-@fuzzed(150)
+@fuzzed(90)
 def test_damaged_files(file: Path, data: bytes) -> None:
     file.write_bytes(data)
     with limits():
@@ -95,7 +95,7 @@ ODD = anything(st.sampled_from([b"x", {1, 2}, 1j, object(), (1, 2), {1: 2}, floa
 
 
 @given(st.lists(st.tuples(st.sampled_from([*KEYS, "data", "method", "x"]), ODD), min_size=1, max_size=3), st.booleans())
-@fuzzed(40)
+@fuzzed(24)
 def test_mappings_of_a_checkpoint(changes: list[tuple[str, Any]], replaces_all: bool) -> None:
     mapping: Any = copy.deepcopy(MAPPING)
     for key, value in changes:

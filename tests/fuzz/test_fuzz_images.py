@@ -155,7 +155,7 @@ def test_damaged_files(folder: Path, kind: str) -> None:
         ]
 
     @given(damaged(seeds), st.sampled_from([1, 3, 3, 3]), st.booleans())
-    @fuzzed(300)
+    @fuzzed(180)
     def check(data: bytes, channels: int, is_mended: bool) -> None:
         (folder / "image").write_bytes(_with_checksums(data) if is_mended and kind == "png" else data)
         _check(folder / "image", channels)
@@ -195,7 +195,7 @@ ENTRIES = st.lists(st.tuples(TAGS, st.integers(0, 18), NUMBERS, NUMBERS), max_si
 
 
 @given(ENTRIES, st.booleans(), st.sampled_from([1, 3, 5]))
-@fuzzed(500)
+@fuzzed(300)
 def test_directories_made_up(
     folder: Path, tags: list[tuple[int, int, int, int]], is_whole: bool, channels: int
 ) -> None:

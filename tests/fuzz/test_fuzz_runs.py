@@ -83,7 +83,7 @@ def _copy(whole: Path) -> Path:
 
 
 @given(st.data(), st.sampled_from([*TEXTS, CHECKPOINT, GRID]))
-@fuzzed(40)
+@fuzzed(26)
 def test_damaged_files(whole: Path, data: st.DataObject, name: str) -> None:
     run = _copy(whole)
     (run / name).write_bytes(data.draw(damaged([(whole / name).read_bytes()])))
@@ -104,7 +104,7 @@ ROW_KEYS = st.sampled_from(
     st.lists(st.dictionaries(ROW_KEYS, ODD, max_size=4), max_size=3),
     st.sampled_from(["metrics.jsonl", "evaluations.jsonl"]),
 )
-@fuzzed(35)
+@fuzzed(24)
 def test_rows_made_up(whole: Path, rows: list[dict[str, Any]], name: str) -> None:
     run = _copy(whole)
     with (run / name).open("a", encoding="utf-8") as file:
@@ -122,7 +122,7 @@ DIRECTION_KEYS = st.sampled_from(["source", "target", "num_sources", "num_refere
         st.sampled_from(["ab", "ba", "x"]), st.dictionaries(DIRECTION_KEYS, ODD, max_size=4) | ODD, max_size=3
     )
 )
-@fuzzed(20)
+@fuzzed(14)
 def test_directions_made_up(whole: Path, directions: dict[str, Any]) -> None:
     run = _copy(whole)
     with (run / "evaluations.jsonl").open("a", encoding="utf-8") as file:
@@ -131,7 +131,7 @@ def test_directions_made_up(whole: Path, directions: dict[str, Any]) -> None:
 
 
 @given(ODD | st.dictionaries(st.sampled_from(["latest", "best", "best_step", "best_reason"]), ODD, max_size=4))
-@fuzzed(40)
+@fuzzed(25)
 def test_an_index_made_up(whole: Path, index: Any) -> None:
     run = _copy(whole)
     (run / "checkpoints" / "index.json").write_text(json.dumps(index), encoding="utf-8")
@@ -143,7 +143,7 @@ def test_an_index_made_up(whole: Path, index: Any) -> None:
         st.sampled_from(["data", "method", "train", "evaluate", "doctor", "log", "name", "x"]), ODD, max_size=4
     )
 )
-@fuzzed(20)
+@fuzzed(14)
 def test_configs_made_up(whole: Path, changes: dict[str, Any]) -> None:
     run = _copy(whole)
     (run / "config.yaml").write_text(json.dumps(changes), encoding="utf-8")
@@ -156,7 +156,7 @@ GRID_KEYS = st.sampled_from(
 
 
 @given(st.dictionaries(GRID_KEYS, ODD | st.sampled_from([1, 10, 24, 100, 10**9, 2**52]), max_size=4))
-@fuzzed(20)
+@fuzzed(14)
 def test_grids_made_up(whole: Path, changes: dict[str, Any]) -> None:
     from PIL import Image
     from PIL.PngImagePlugin import PngInfo
