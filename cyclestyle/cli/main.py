@@ -165,7 +165,8 @@ def _stop(line: str, code: int, debug: bool) -> int:
 
 
 def _one_line(text: str) -> str:
-    return " ".join(text.split())
+    """Without what a file's name could do to a terminal."""
+    return "".join(letter if letter.isprintable() else "?" for letter in " ".join(text.split()))
 
 
 if __name__ == "__main__":

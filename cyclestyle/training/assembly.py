@@ -20,9 +20,9 @@ from cyclestyle.data.duplicates import quick_look
 from cyclestyle.data.fixed import load_fixed
 from cyclestyle.data.loader import Data, build_data
 from cyclestyle.data.synthetic import make_samples, samples_complete
-from cyclestyle.devices import choose_device, choose_precision
+from cyclestyle.devices import choose_device, choose_precision, is_out_of_memory
 from cyclestyle.distributed import are_equal, is_first, local_rank, meet
-from cyclestyle.errors import ConfigError
+from cyclestyle.errors import CheckpointError, ConfigError
 from cyclestyle.evaluation.evaluate import Evaluator
 from cyclestyle.inference.files import TranslatorSpec
 from cyclestyle.networks.build import count_parameters
@@ -91,10 +91,23 @@ def assemble(
         settings=to_mapping(config),
     )
     if state is not None:
-        trainer.load_state_dict(state)
+        _load(trainer, state)
         _forget_a_best_that_is_gone(trainer, folder)
     _introduce(config, trainer, data, origins)
     return trainer, data
+
+
+def _load(trainer: Trainer, state: dict[str, Any]) -> None:
+    """Go on from a checkpoint; one that was made up, or by another program, may hold anything."""
+    try:
+        trainer.load_state_dict(state)
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        if is_out_of_memory(error):
+            raise
+        raise CheckpointError(
+            f"the checkpoint of step {state['step']} does not fit this run ({type(error).__name__}: "
+            f"{' '.join(str(error).split())[:160]})"
+        ) from error
 
 
 def _open(folder: RunFolder, lock: RunLock, state: dict[str, Any] | None) -> None:

@@ -66,7 +66,7 @@ class RunLock:
     def _owned_by(self) -> tuple[int, str]:
         """Process and host, as well as they are known."""
         for _ in range(10):  # the owner may be writing it just now
-            with suppress(OSError, ValueError, KeyError, TypeError):
+            with suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
                 owner = json.loads(self._owner.read_text(encoding="utf-8"))
                 return int(owner["pid"]), str(owner["host"])
             time.sleep(0.05)
@@ -80,7 +80,7 @@ class RunLock:
 
 
 def _is_alive(pid: int) -> bool:
-    if pid <= 0:
+    if not 0 < pid < 2**31:
         return False
     try:
         os.kill(pid, 0)

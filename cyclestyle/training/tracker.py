@@ -341,11 +341,11 @@ def _drop_rows_after(path: Path, step: int) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     kept, rows = [], []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             row = json.loads(line)
             is_kept = row["step"] <= step
-        except (ValueError, TypeError, KeyError):  # cut off, or not of our making
+        except (ValueError, TypeError, KeyError, RecursionError):  # cut off, or not of our making
             continue
         if is_kept:
             kept.append(line + "\n")

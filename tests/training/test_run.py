@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import cyclestyle
-from cyclestyle.checkpoint import load_checkpoint
+from cyclestyle.checkpoint import load_checkpoint, save_checkpoint
 from cyclestyle.config.loading import config_from_mapping, load_config
 from cyclestyle.devices import Precision
 from cyclestyle.errors import CheckpointError, ConfigError, DataError
@@ -205,6 +205,16 @@ def test_after_many_broken_steps_in_a_row_it_goes_back_with_half_the_rates(
     state = load_checkpoint(max((run / "checkpoints").glob("*.pt")))
     assert (state["step"], state["setbacks"], state["optimization"]["lr_scale"]) == (10, 1, 0.5)
     assert rates[0] == 2 * rates[-1]
+
+
+@pytest.mark.parametrize("part", ["method", "averages", "optimization", "tracker", "random"])
+def test_a_checkpoint_that_holds_something_else_is_refused_in_one_line(tiny: list[str], part: str) -> None:
+    run = start(tiny, "train.steps=2")
+    path = run / "checkpoints" / "step_00000002.pt"
+    state = load_checkpoint(path)
+    save_checkpoint(path, {**{key: value for key, value in state.items() if key != "format"}, part: {"means": 3}})
+    with pytest.raises(CheckpointError, match="the checkpoint of step 2 does not fit this run"):
+        start(tiny, "train.steps=4")
 
 
 def test_missing_translators_of_a_finished_run_come_back(tiny: list[str]) -> None:
