@@ -99,15 +99,36 @@ def _check_processes(config: Config, device: torch.device) -> None:
 
 @contextmanager
 def _one_voice() -> Iterator[None]:
-    """Inside, of several processes only the first says what goes well; the others say warnings, with their number."""
+    """Inside, of several processes only the first says what all find."""
     if is_first():
         yield
         return
     level = logger.level
-    logger.setLevel(logging.ERROR)  # what all find at the start, the first one says
+    logger.setLevel(logging.ERROR)
     try:
         yield
     finally:
+        logger.setLevel(level)
+
+
+@contextmanager
+def _own_voices() -> Iterator[None]:
+    """Inside, the others say their warnings too, with their number: each meets pictures of its own."""
+    if is_first():
+        yield
+        return
+
+    def numbered(record: logging.LogRecord) -> bool:
+        record.msg = f"process {rank()}: {record.msg}"
+        return True
+
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    logger.addFilter(numbered)
+    try:
+        yield
+    finally:
+        logger.removeFilter(numbered)
         logger.setLevel(level)
 
 
@@ -133,7 +154,8 @@ def _train(config: Config, init_from: Files, lock: RunLock, started: float) -> S
             trainer.set_back(setbacks)
         trainer.deadline = started + config.train.max_seconds if config.train.max_seconds else math.inf
         try:
-            stop = trainer.run()
+            with _own_voices():
+                stop = trainer.run()
             break
         except DivergenceError as error:
             trainer.tracker.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import re
 import shutil
@@ -23,6 +24,7 @@ from cyclestyle.config.loading import config_from_mapping, load_config
 from cyclestyle.devices import Precision
 from cyclestyle.errors import CheckpointError, ConfigError, DataError
 from cyclestyle.training import learner
+from cyclestyle.training import run as run_module
 from cyclestyle.training.layout import score_tag, tensorboard_tag
 from cyclestyle.training.learner import can_record
 from cyclestyle.training.run import resume, train
@@ -308,6 +310,23 @@ def test_steps_are_recorded_where_that_can_be() -> None:
 def test_a_profile_lies_in_the_run_folder(tiny: list[str]) -> None:
     run = start(tiny, "train.steps=8", "train.profile=2")
     assert [path.name for path in (run / "profile").iterdir()] == ["step_00000007.pt.trace.json.gz"]
+
+
+def test_other_processes_say_only_warnings_and_only_in_the_loop(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    logger = logging.getLogger("cyclestyle")
+    monkeypatch.setattr(run_module, "is_first", lambda: False)
+    monkeypatch.setattr(run_module, "rank", lambda: 3)
+    with caplog.at_level(logging.INFO, logger="cyclestyle"):
+        with run_module._one_voice():
+            logger.warning("common")
+            with run_module._own_voices():
+                logger.info("well")
+                logger.warning("skipped %s", "a.png")
+            logger.warning("common")
+        logger.info("again")
+    assert caplog.messages == ["process 3: skipped a.png", "again"]
 
 
 def test_more_processes_than_images_of_a_batch_are_refused(tiny: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
