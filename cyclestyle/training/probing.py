@@ -156,7 +156,8 @@ def main() -> None:
     with contextlib.suppress(OSError):  # Linux: where memory runs out this process is to go, and no other
         Path("/proc/self/oom_score_adj").write_text("1000")
     request = json.load(sys.stdin)
-    threading.Thread(target=_end_with, args=(request["parent"],), daemon=True).start()
+    if "parent" in request:
+        threading.Thread(target=_end_with, args=(request["parent"],), daemon=True).start()
     answer: dict[str, Any] = {"probe": None, "error": None}
     config = config_from_mapping(request["config"])
     with contextlib.redirect_stdout(sys.stderr):
