@@ -7,6 +7,7 @@ source.
 from __future__ import annotations
 
 import ast
+import dataclasses
 import inspect
 import sys
 import textwrap
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 
 from cyclestyle.config import keys
 from cyclestyle.config.keys import Option
-from cyclestyle.config.methods import METHOD_CONFIGS
+from cyclestyle.config.methods import METHODS
 from cyclestyle.config.validation import RANGES
 
 _INTRODUCTION = """\
@@ -48,7 +49,15 @@ def describe(method: str = keys.DEFAULT_METHOD) -> tuple[Description, ...]:
 
 
 def field_texts(owner: type) -> dict[str, str]:
-    """The text under each field of a dataclass; a field without one has an empty text."""
+    """The text under each field of a dataclass and of those that it extends; a field without one has an empty text."""
+    texts: dict[str, str] = {}
+    for ancestor in reversed(owner.__mro__):
+        if dataclasses.is_dataclass(ancestor):
+            texts |= {name: text for name, text in _own_texts(ancestor).items() if text or name not in texts}
+    return texts
+
+
+def _own_texts(owner: type) -> dict[str, str]:
     (tree,) = ast.parse(textwrap.dedent(inspect.getsource(owner))).body
     assert isinstance(tree, ast.ClassDef)
     texts: dict[str, str] = {}
@@ -64,7 +73,7 @@ def field_texts(owner: type) -> dict[str, str]:
 def options_page() -> str:
     """`docs/options.md`, whole."""
     parts = [_INTRODUCTION]
-    for method in METHOD_CONFIGS:
+    for method in METHODS:
         rows = describe(method)
         for section, names in keys.sections_of(method).items():
             if method != keys.DEFAULT_METHOD and section.split(".")[0] != "method":

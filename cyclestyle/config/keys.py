@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from cyclestyle.config.methods import METHOD_CONFIGS, CycleGANConfig
+from cyclestyle.config.methods import METHODS, MethodConfig
 from cyclestyle.config.schema import Config
 from cyclestyle.errors import ConfigError
 
@@ -24,7 +24,7 @@ class Option:
     type: Any
     default: Any
     owner: type
-    """The dataclass that declares the field."""
+    """The dataclass that has the field, its own or inherited."""
 
     @property
     def field(self) -> str:
@@ -32,16 +32,16 @@ class Option:
         return self.key.rpartition(".")[2]
 
 
-def method_config(name: object) -> type[CycleGANConfig]:
+def method_config(name: object) -> type[MethodConfig]:
     """The dataclass of `method.name`'s options."""
-    if not isinstance(name, str) or name not in METHOD_CONFIGS:
-        raise ConfigError(f"method.name: got {shown(name)}, expected one of {', '.join(METHOD_CONFIGS)}")
-    return METHOD_CONFIGS[name]
+    if not isinstance(name, str) or name not in METHODS:
+        raise ConfigError(f"method.name: got {shown(name)}, expected one of {', '.join(METHODS)}")
+    return METHODS[name].options
 
 
 def options_of(method: str = DEFAULT_METHOD) -> dict[str, Option]:
     """Every option by its dotted key, in the schema's order, with the section of this method."""
-    return {option.key: option for option in _walk(Config, "", method_config(method))}
+    return {option.key: option for option in _walk(Config(method=method_config(method)()), "")}
 
 
 def sections_of(method: str = DEFAULT_METHOD) -> dict[str, tuple[str, ...]]:
@@ -64,18 +64,16 @@ def value_of(config: Config, key: str) -> Any:
     return value
 
 
-def _walk(owner: type, prefix: str, method: type) -> list[Option]:
-    hints = get_type_hints(owner)
+def _walk(section: Any, prefix: str) -> list[Option]:
+    """The options below a section, an instance made of defaults alone: it knows them, wherever they were declared."""
+    hints = get_type_hints(type(section))
     found: list[Option] = []
-    for field in dataclasses.fields(owner):
-        key = prefix + field.name
-        kind = method if key == "method" else hints[field.name]
-        if dataclasses.is_dataclass(kind):
-            found += _walk(kind, key + ".", method)
-            continue
-        # An instance made of defaults alone knows them, whether they stand in the field or come from a factory.
-        default = getattr(owner(), field.name)
-        found.append(Option(key, kind, default, owner))
+    for field in dataclasses.fields(section):
+        key, default = prefix + field.name, getattr(section, field.name)
+        if dataclasses.is_dataclass(default):
+            found += _walk(default, key + ".")
+        else:
+            found.append(Option(key, hints[field.name], default, type(section)))
     return found
 
 
@@ -106,6 +104,8 @@ def spoken(kind: Any) -> str:
         return "one of " + ", ".join(choices(kind))
     if get_origin(kind) is tuple:
         members = get_args(kind)
+        if members == (str, Ellipsis):
+            return "a list of words such as [one, two]"
         if members[-1] is Ellipsis:
             return "a list of mappings such as [{name: ColorJitter, p: 0.3}]"
         return f"a list of {len(members)} numbers such as [0.5, 0.999]"

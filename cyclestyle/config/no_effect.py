@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from cyclestyle.config import rules
 from cyclestyle.config.keys import options_of, shown, value_of
+from cyclestyle.config.methods import ContrastConfig, CUTConfig, DCLGANConfig, term_names
 from cyclestyle.config.schema import Config
 
 
@@ -26,6 +27,18 @@ def _is_on_cpu(config: Config) -> bool:
     return config.train.device == "cpu"
 
 
+def _has_weight(config: Config, *kinds: str) -> bool:
+    return any(
+        getattr(config.method.weights, name) for name in term_names(config.method.weights) if name.startswith(kinds)
+    )
+
+
+def _contrast(config: Config) -> ContrastConfig:
+    """Of a method that has the section."""
+    assert isinstance(config.method, CUTConfig | DCLGANConfig)
+    return config.method.contrast
+
+
 IDLE: tuple[Idle, ...] = (
     Idle(("data.load_size",), lambda c: c.data.resize == "none", "with data.resize=none"),
     Idle(("data.cache_limit_gb",), lambda c: c.data.cache != "auto", "unless data.cache=auto"),
@@ -39,7 +52,32 @@ IDLE: tuple[Idle, ...] = (
         lambda c: c.method.weights.gradient_penalty == 0,
         "with method.weights.gradient_penalty=0",
     ),
-    Idle(("generator.blocks", "generator.padding"), lambda c: rules.is_unet(c.generator), "in a U-Net"),
+    Idle(
+        ("method.consistency_size",),
+        lambda c: not _has_weight(c, "consistency_"),
+        "without a weight of a consistency_... term",
+    ),
+    Idle(
+        ("method.perceptual.file",),
+        lambda c: not _has_weight(c, "content_", "style_"),
+        "without a weight of a content_... or style_... term",
+    ),
+    Idle(
+        ("method.perceptual.content_layers",),
+        lambda c: not _has_weight(c, "content_"),
+        "without a weight of a content_... term",
+    ),
+    Idle(
+        ("method.perceptual.style_layers",),
+        lambda c: not _has_weight(c, "style_"),
+        "without a weight of a style_... term",
+    ),
+    Idle(("method.contrast.hardness",), lambda c: _contrast(c).loss == "nce", "with method.contrast.loss=nce"),
+    Idle(
+        ("generator.blocks", "generator.padding", "generator.antialias", "generator.attention"),
+        lambda c: rules.is_unet(c.generator),
+        "in a U-Net",
+    ),
     Idle(("generator.depth",), lambda c: not rules.is_unet(c.generator), "in a ResNet"),
     Idle(
         ("generator.dropout",),
@@ -48,7 +86,21 @@ IDLE: tuple[Idle, ...] = (
     ),
     Idle(("generator.init_gain",), lambda c: c.generator.init == "kaiming", "with generator.init=kaiming"),
     Idle(("discriminator.init_gain",), lambda c: c.discriminator.init == "kaiming", "with discriminator.init=kaiming"),
-    Idle(("discriminator.layers",), lambda c: c.discriminator.name == "pixel", "with discriminator.name=pixel"),
+    Idle(
+        ("discriminator.layers", "discriminator.antialias", "discriminator.batch_statistics"),
+        lambda c: c.discriminator.name == "pixel",
+        "with discriminator.name=pixel",
+    ),
+    Idle(
+        tuple(f"discriminator.augment_{name}" for name in ("probability", "adaptive", "target", "images")),
+        lambda c: not c.discriminator.augment,
+        "without discriminator.augment",
+    ),
+    Idle(
+        ("discriminator.augment_target", "discriminator.augment_images"),
+        lambda c: bool(c.discriminator.augment) and not c.discriminator.augment_adaptive,
+        "unless discriminator.augment_adaptive=true",
+    ),
     Idle(
         ("discriminator.scales",),
         lambda c: c.discriminator.name != "multiscale",
@@ -96,8 +148,7 @@ def warnings_of(config: Config, explicitly_set: Iterable[str]) -> tuple[str, ...
     found = [
         (order.index(key), f"{key}={shown(value_of(config, key))} has no effect {idle.why}")
         for idle in IDLE
-        if idle.when(config)
-        for key in idle.keys
-        if key in given and value_of(config, key) is not None
+        for key in idle.keys  # `when` may look at what only the methods that have this key have
+        if key in given and value_of(config, key) is not None and idle.when(config)
     ]
     return tuple(line for _, line in sorted(found))

@@ -5,6 +5,8 @@ Imports no torch, so that a bad config is refused before anything slow is loaded
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from cyclestyle.config.schema import DiscriminatorConfig, GeneratorConfig
 
 _BLOCKS = {"resnet": 9, "resnet_6": 6, "resnet_9": 9}
@@ -46,6 +48,47 @@ def generator_minimum(config: GeneratorConfig) -> int:
     return max(8, generator_stride(config))
 
 
+@dataclass(frozen=True)
+class EncoderLayer:
+    """Features of a generator that contrastive terms compare.
+
+    Attributes:
+        channels: of the features.
+        stride: pixels of the image a place of theirs.
+    """
+
+    channels: int
+    stride: int
+
+
+def encoder_layers(config: GeneratorConfig, channels: int) -> dict[str, EncoderLayer]:
+    """The layers of a generator's first half by name, in their order, for images of so many channels.
+
+    image: what it is given; down_1, ...: what each widening convolution gives, before its norm; block_1, ...: the sum
+    after each residual block, and block_middle another name of the middle one's (CUT's 5 of 9).
+    """
+    layers = {"image": EncoderLayer(channels, 1)}
+    if is_unet(config):
+        for level in range(resolved_depth(config)):
+            layers[f"down_{level + 1}"] = EncoderLayer(config.filters * min(2**level, 8), 2 ** (level + 1))
+        return layers
+    # A blurred halving comes after the convolution, its norm and ReLU.
+    late = 2 if config.antialias else 1
+    layers["down_1"] = EncoderLayer(2 * config.filters, 2 // late)
+    layers["down_2"] = EncoderLayer(4 * config.filters, 4 // late)
+    blocks = resolved_blocks(config)
+    for number in range(1, blocks + 1):
+        layers[f"block_{number}"] = EncoderLayer(4 * config.filters, 4)
+    if blocks:
+        layers["block_middle"] = layers[f"block_{middle_block(blocks)}"]
+    return layers
+
+
+def middle_block(blocks: int) -> int:
+    """Number, from 1, of the middle one of so many residual blocks: 5 of 9; 0 where there are none."""
+    return (blocks + 1) // 2
+
+
 def receptive_field(config: DiscriminatorConfig) -> int:
     """Width in pixels of the square that one score depends on: 70 for the paper's PatchGAN.
 
@@ -56,7 +99,8 @@ def receptive_field(config: DiscriminatorConfig) -> int:
     # Backwards from one score: two 4x4 convolutions of stride 1, then `layers` of stride 2.
     field = 1 + 3 + 3
     for _ in range(config.layers):
-        field = 2 * (field - 1) + 4
+        # Blurred: the 3x3 blur of stride 2 after a 4x4 convolution of stride 1.
+        field = 2 * (field - 1) + 3 + 3 if config.antialias else 2 * (field - 1) + 4
     if config.name == "multiscale":
         for _ in range(config.scales - 1):
             field = 2 * (field - 1) + 3  # the 3x3 average pooling of stride 2 between scales
@@ -74,5 +118,5 @@ def discriminator_output_size(config: DiscriminatorConfig, size: int) -> int:
         for _ in range(config.scales - 1):
             size = (size + 1) // 2  # average pooling rounds up
     for _ in range(config.layers):
-        size = size // 2  # 4x4, stride 2, padding 1 rounds down
+        size = size // 2  # 4x4, stride 2, padding 1 rounds down; blurred too
     return size - 2  # 4x4, stride 1, padding 1: one less, twice

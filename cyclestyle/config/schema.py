@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from cyclestyle.config.methods import CycleGANConfig
+from cyclestyle.config.methods import CycleGANConfig, MethodConfig
 
 NormName = Literal["instance", "batch", "none"]
 InitName = Literal["normal", "xavier", "kaiming", "orthogonal"]
@@ -75,6 +75,10 @@ class GeneratorConfig:
     """Normalisation of the features."""
     upsample: Literal["transpose", "resize", "subpixel"] = "transpose"
     """transpose: the paper's; resize: bilinear, then a convolution, leaves no checkerboard; subpixel: pixel shuffle."""
+    antialias: bool = False
+    """Blur before each halving of a ResNet (Zhang 2019), as CUT does; its antialiased doubling is `upsample: resize`."""
+    attention: bool = False
+    """Self-attention in the middle of a ResNet (Zhang et al. 2019): far places of an image see each other."""
     padding: Literal["reflect", "zero", "replicate"] = "reflect"
     """What a ResNet sees beyond the image's borders."""
     dropout: float = 0.0
@@ -101,6 +105,24 @@ class DiscriminatorConfig:
     """Normalisation of the features; none goes well with spectral_norm."""
     spectral_norm: bool = False
     """Divide each weight by its largest singular value (Miyato et al. 2018): steadier training."""
+    antialias: bool = False
+    """Blur before each halving (Zhang 2019), as CUT does; four times the arithmetic, patches of 84 pixels for 70."""
+    batch_statistics: bool = False
+    """Show it how much the images of a batch differ (Karras et al. 2018), against translations that are all alike;
+    needs train.batch_size of 2 or more."""
+    noise: float = 0.0
+    """Standard deviation of normal noise on all that it sees, in images of [-1, 1]: fewer certain judgements."""
+    augment: tuple[str, ...] = ()
+    """DiffAugment (Zhao et al. 2020) on all that it sees, for small collections: any of color, translation, cutout."""
+    augment_probability: float = 1.0
+    """Of each of these, an image; with augment_adaptive where it starts."""
+    augment_adaptive: bool = False
+    """Raise and lower that probability (Karras et al. 2020) by how far held-out images, those of the test folders, are
+    rated from training images towards translations."""
+    augment_target: float = 0.5
+    """augment_adaptive: where it is held; 0: held-out images are rated as training images, 1: as translations."""
+    augment_images: int = 20000
+    """augment_adaptive: images over which the probability goes from 0 to 1 at the fastest (500000 in the paper)."""
     init: InitName = "normal"
     """How convolutions are initialised."""
     init_gain: float = 0.02
@@ -241,7 +263,7 @@ class Config:
     output_dir: str = "runs"
     """Folder of all runs."""
     data: DataConfig = field(default_factory=DataConfig)
-    method: CycleGANConfig = field(default_factory=CycleGANConfig)
+    method: MethodConfig = field(default_factory=CycleGANConfig)
     generator: GeneratorConfig = field(default_factory=GeneratorConfig)
     discriminator: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)

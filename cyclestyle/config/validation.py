@@ -10,7 +10,8 @@ import re
 from dataclasses import dataclass, replace
 
 from cyclestyle.config import rules
-from cyclestyle.config.keys import shown, value_of
+from cyclestyle.config.keys import options_of, shown, value_of
+from cyclestyle.config.methods import METHODS, CUTConfig, DCLGANConfig, term_names, unknown_among, vgg_layers
 from cyclestyle.config.schema import Config, DiscriminatorConfig
 from cyclestyle.errors import ConfigError
 
@@ -56,15 +57,16 @@ RANGES: dict[str, Range] = {
     "data.num_workers": Range(0, 1024),
     "data.max_bad_fraction": FRACTION,
     "method.pool_size": WHOLE,
-    "method.weights.adversarial_ab": WEIGHT,
-    "method.weights.adversarial_ba": WEIGHT,
-    "method.weights.cycle_a": WEIGHT,
-    "method.weights.cycle_b": WEIGHT,
-    "method.weights.identity_a": WEIGHT,
-    "method.weights.identity_b": WEIGHT,
-    "method.weights.discriminator_a": WEIGHT,
-    "method.weights.discriminator_b": WEIGHT,
-    "method.weights.gradient_penalty": WEIGHT,
+    "method.consistency_size": SIDE,
+    "method.contrast.num_places": Range(1, 65536),
+    "method.contrast.temperature": POSITIVE,
+    "method.contrast.width": FILTERS,
+    "method.contrast.hardness": POSITIVE,
+    **{
+        f"method.weights.{name}": WEIGHT
+        for entry in METHODS.values()
+        for name in term_names(entry.options().weights)  # type: ignore[call-arg]  # every method has a default name
+    },
     "generator.filters": FILTERS,
     "generator.blocks": Range(0, 1000),
     "generator.depth": Range(rules.MIN_UNET_DEPTH, 16),
@@ -73,6 +75,10 @@ RANGES: dict[str, Range] = {
     "discriminator.filters": FILTERS,
     "discriminator.layers": Range(1, 16),
     "discriminator.scales": Range(1, 16),
+    "discriminator.noise": WHOLE,
+    "discriminator.augment_probability": FRACTION,
+    "discriminator.augment_target": FRACTION,
+    "discriminator.augment_images": COUNT,
     "discriminator.init_gain": POSITIVE,
     "optimizer.generator_lr": POSITIVE,
     "optimizer.discriminator_lr": POSITIVE,
@@ -106,6 +112,9 @@ RANGES: dict[str, Range] = {
 }
 """The one place that says how far each number (each member, for tuples) may go."""
 
+AUGMENTS = ("color", "translation", "cutout")
+"""What `discriminator.augment` may name."""
+
 # Short, since file systems limit names to 255 bytes, and two of the first are in a translator's.
 _DOMAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 _RUN_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_.-]{0,126}[A-Za-z0-9_-])?")
@@ -125,6 +134,10 @@ def check(config: Config) -> None:
         _precision_problem,
         _batch_problem,
         _penalty_problem,
+        _augment_problem,
+        _statistics_problem,
+        _contrast_problem,
+        _perceptual_problem,
     ):
         line = problem(config)
         if line is not None:
@@ -132,7 +145,10 @@ def check(config: Config) -> None:
 
 
 def _check_ranges(config: Config) -> None:
+    options = options_of(config.method.name)
     for key, allowed in RANGES.items():
+        if key not in options:  # of another method
+            continue
         value = value_of(config, key)
         for number in value if isinstance(value, tuple) else (value,):
             if isinstance(number, (int, float)) and not allowed.holds(number):
@@ -264,15 +280,69 @@ def _batch_problem(config: Config) -> str | None:
 
 
 def _penalty_problem(config: Config) -> str | None:
-    weight = config.method.weights.gradient_penalty
-    if config.method.adversarial == "wgan" and weight == 0:
+    weights = config.method.weights
+    if config.method.adversarial == "wgan" and weights.gradient_penalty == 0:
         return (
             "method.adversarial: got wgan, which does not train without a gradient penalty; "
             "set method.weights.gradient_penalty=10 and method.gradient_penalty=one_centered"
         )
-    if weight > 0 and config.discriminator.norm == "batch":
+    for name, weight in (("gradient_penalty", weights.gradient_penalty), ("r1", weights.r1)):
+        if weight > 0 and config.discriminator.norm == "batch":
+            return (
+                "discriminator.norm: got batch, which mixes the images whose gradients "
+                f"method.weights.{name}={weight:g} measures one by one; set discriminator.norm=instance or none"
+            )
+    return None
+
+
+def _augment_problem(config: Config) -> str | None:
+    judge = config.discriminator
+    unknown = unknown_among(judge.augment, AUGMENTS)
+    if unknown:
+        return f"discriminator.augment: got {unknown[0]!r}, expected any of {', '.join(AUGMENTS)}"
+    if judge.augment_adaptive and not judge.augment:
         return (
-            "discriminator.norm: got batch, which mixes the images whose gradients "
-            f"method.weights.gradient_penalty={weight:g} measures one by one; set discriminator.norm=instance or none"
+            "discriminator.augment_adaptive: got true, but discriminator.augment names nothing to adapt; set "
+            f"discriminator.augment=[{','.join(AUGMENTS)}]"
+        )
+    return None
+
+
+def _statistics_problem(config: Config) -> str | None:
+    at_once = config.train.batch_size // config.optimizer.accumulation
+    if not config.discriminator.batch_statistics or at_once > 1:
+        return None
+    parts = f" in {config.optimizer.accumulation} parts" if config.optimizer.accumulation > 1 else ""
+    return (
+        "discriminator.batch_statistics: got true, but images alone do not differ from each other: "
+        f"train.batch_size={config.train.batch_size}{parts} shows one at a time; set train.batch_size="
+        f"{2 * config.optimizer.accumulation} or more"
+    )
+
+
+def _contrast_problem(config: Config) -> str | None:
+    method = config.method
+    if not isinstance(method, CUTConfig | DCLGANConfig):
+        return None
+    known = rules.encoder_layers(config.generator, config.data.channels)
+    unknown = unknown_among(method.contrast.layers, known)
+    if method.contrast.layers and not unknown:
+        return None
+    given = f"{unknown[0]!r}, which generator {config.generator.name} of this size does not have" if unknown else "none"
+    return f"method.contrast.layers: got {given}; it has {', '.join(known)}"
+
+
+def _perceptual_problem(config: Config) -> str | None:
+    perceptual, weights = config.method.perceptual, config.method.weights
+    for key, layers in (("content_layers", perceptual.content_layers), ("style_layers", perceptual.style_layers)):
+        unknown = unknown_among(layers, vgg_layers())
+        if unknown or not layers:
+            given = repr(unknown[0]) if unknown else "none"
+            return f"method.perceptual.{key}: got {given}, expected any of relu1_1, relu1_2, relu2_1, ... relu5_4"
+    used = [name for name in term_names(weights) if name.startswith(("content_", "style_")) and getattr(weights, name)]
+    if used and config.data.channels not in (1, 3):
+        return (
+            f"method.weights.{used[0]}: VGG19 looks at 1 or 3 channels, and data.channels is {config.data.channels}; "
+            f"set method.weights.{used[0]}=0"
         )
     return None

@@ -1,17 +1,19 @@
-"""`method.name` -> its class. A new method adds one entry here and one in `cyclestyle.config.methods`."""
+"""`method.name` -> its class, as `cyclestyle.config.methods.METHODS` names it."""
 
 from __future__ import annotations
 
-from cyclestyle.config.methods import CycleGANConfig
+import pkgutil
+
+from cyclestyle.config.methods import METHODS, MethodConfig
 from cyclestyle.config.schema import DiscriminatorConfig, GeneratorConfig
 from cyclestyle.methods.base import Method
-from cyclestyle.methods.cyclegan import CycleGAN
-
-METHODS = {"cyclegan": CycleGAN}
 
 
 def build_method(
-    config: CycleGANConfig, generator: GeneratorConfig, discriminator: DiscriminatorConfig, *, channels: int, seed: int
+    config: MethodConfig, generator: GeneratorConfig, discriminator: DiscriminatorConfig, *, channels: int, seed: int
 ) -> Method:
     """The method with initialised networks, on the processor; draws weights from torch's global random state."""
-    return METHODS[config.name](config, generator, discriminator, channels, seed)
+    implementation = pkgutil.resolve_name(METHODS[config.name].implementation)
+    method = implementation(config, generator, discriminator, channels, seed)
+    assert isinstance(method, Method), f"{METHODS[config.name].implementation} is no Method"
+    return method

@@ -10,7 +10,7 @@ from typing import Any
 
 from cyclestyle.config import keys
 from cyclestyle.config.describe import field_texts
-from cyclestyle.config.methods import METHOD_CONFIGS
+from cyclestyle.config.methods import METHODS
 from cyclestyle.evaluation import metrics
 from cyclestyle.reports import verdict
 from cyclestyle.reports.curves import side_words
@@ -195,7 +195,7 @@ def segments(line: str) -> list[dict[str, Any]]:
 def settings(run: Run) -> dict[str, Any]:
     """The settings that differ from the defaults, with what each means, and the whole file."""
     method = run.summary.option("method.name")
-    known = isinstance(method, str) and method in METHOD_CONFIGS
+    known = isinstance(method, str) and method in METHODS
     options = keys.options_of(method if known else keys.DEFAULT_METHOD)
     flat = _flat(run.summary.config, options)
     differences = [

@@ -8,8 +8,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cyclestyle.config.keys import flatten
+from cyclestyle.config.keys import flatten, options_of
+from cyclestyle.config.methods import METHODS
 from cyclestyle.config.schema import TrainConfig
+from cyclestyle.config.yaml_text import plain_data
 from cyclestyle.errors import ConfigError
 
 logger = logging.getLogger("cyclestyle")
@@ -19,10 +21,15 @@ _SHAPES = (
     "method.name",
     "generator",
     "discriminator",
+    "method.contrast.layers",
+    "method.contrast.width",
     "data.channels",
     "data.a.name",
     "data.b.name",
 )
+# Below these, but no weight depends on them.
+_NO_SHAPES = ("discriminator.noise", "discriminator.augment", "discriminator.augment_probability",
+              "discriminator.augment_target", "discriminator.augment_images")  # fmt: skip
 # These change nothing of what is learned, so nothing is said about them.
 _INCIDENTAL = ("output_dir", "log", "evaluate", "doctor", "train.steps", "train.epochs", "train.checkpoint_every",
                "train.keep_checkpoints", "data.num_workers", "data.cache", "data.cache_limit_gb")  # fmt: skip
@@ -41,10 +48,10 @@ def check_fits(settings: Mapping[str, Any], state: Mapping[str, Any], run: Path)
     Raises:
         ConfigError: the checkpoint `state` of the run in folder `run` cannot go on with them.
     """
-    before, now = flatten(state["config"]), flatten(settings)
+    before, now = _complete(flatten(state["config"])), flatten(settings)
     changed = [key for key in sorted({*before, *now}) if before.get(key) != now.get(key)]
     words = {key: f"{key} was {before.get(key)}, is {now.get(key)}" for key in changed}
-    clashing = [words[key] for key in changed if _is_below(key, _SHAPES)]
+    clashing = [words[key] for key in changed if _is_below(key, _SHAPES) and key not in _NO_SHAPES]
     if clashing:
         raise ConfigError(
             f"{run} holds a run of another form ({'; '.join(clashing)}): choose another name=..., "
@@ -53,6 +60,14 @@ def check_fits(settings: Mapping[str, Any], state: Mapping[str, Any], run: Path)
     for key in changed:
         if not _is_below(key, (*_INCIDENTAL, "name")):
             logger.warning("going on with a changed setting: %s", words[key])
+
+
+def _complete(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """With the defaults of options that came after the version that wrote it: they do what it did."""
+    method = settings.get("method.name")
+    if not isinstance(method, str) or method not in METHODS:
+        return dict(settings)
+    return {**{key: plain_data(option.default) for key, option in options_of(method).items()}, **settings}
 
 
 def _is_below(key: str, prefixes: Sequence[str]) -> bool:
