@@ -18,6 +18,9 @@ from cyclestyle.data.sampling import index_at, sample_seed
 from cyclestyle.data.transforms import build_augment, build_resize
 from cyclestyle.errors import DataError
 
+Domain = Literal["a", "b"]
+DOMAINS: tuple[Domain, Domain] = ("a", "b")
+
 _ALIGNMENT = 64  # bytes; a cache line, and any dtype may start there
 
 
@@ -92,8 +95,8 @@ def stored_bytes(shape: tuple[int, int, int], dtype: np.dtype) -> int:
     return -(-int(np.prod(shape)) * dtype.itemsize // _ALIGNMENT) * _ALIGNMENT
 
 
-class UnpairedDataset(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
-    """`dataset[position]` is what both domains show at a position of the run: two C x crop x crop float32 in [-1, 1].
+class DomainImages:
+    """What one domain shows at a position of the run: a C x crop x crop float32 in [-1, 1].
 
     A pure function of the position, the files and the seed: whatever the process, the order of calls or the cache.
     A broken file is replaced by the next one that is not, whether it was found at the start or is found now.
@@ -101,70 +104,69 @@ class UnpairedDataset(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
 
     def __init__(
         self,
-        files_a: Sequence[Path],
-        files_b: Sequence[Path],
+        files: Sequence[Path],
         config: DataConfig,
         seed: int,
         *,
-        cache_a: ImageCache | None = None,
-        cache_b: ImageCache | None = None,
-        bad_a: Mapping[int, BadFile] | None = None,
-        bad_b: Mapping[int, BadFile] | None = None,
+        label: str,
+        cache: ImageCache | None = None,
+        bad: Mapping[int, BadFile] | None = None,
     ) -> None:
-        """`bad_a`, `bad_b`: files known to be broken, by index; with a cache all others must have been put into it."""
-        self._files = {"a": tuple(files_a), "b": tuple(files_b)}
-        self._caches = {"a": cache_a, "b": cache_b}
-        self._bad = {"a": dict(bad_a or {}), "b": dict(bad_b or {})}
+        """Nothing is read yet.
+
+        Args:
+            files: of the domain, the broken too.
+            seed: the run's.
+            label: "a", or what else sets its order, crops and flips apart from others'.
+            cache: all files that are not in `bad`, if they were read whole.
+            bad: files known to be broken, by index.
+        """
+        self._files = tuple(files)
         self._config = config
         self._seed = seed
+        self._label = label
+        self._cache = cache
+        self._bad = dict(bad or {})
         self._resize = build_resize(config)
         self._augment = build_augment(config)
 
-    @property
-    def sample_shape(self) -> tuple[int, int, int]:
-        """C x crop x crop of every image that it gives."""
-        return self._config.channels, self._config.crop_size, self._config.crop_size
+    def show(self, position: int, failures: list[BadFile]) -> Tensor:
+        """The image of a position, C x crop x crop, or the next one in the list that can be read.
 
-    def __getitem__(self, position: int) -> tuple[Tensor, Tensor]:
-        sample = self.load(position)
-        return sample.real_a, sample.real_b
+        Args:
+            position: images of this domain shown before this one, from 0.
+            failures: files newly found broken on the way are added to it.
 
-    def load(self, position: int) -> Sample:
-        """Like `dataset[position]`, and names the files that were newly found broken on the way."""
-        failures: list[BadFile] = []
-        real_a, real_b = self._show("a", position, failures), self._show("b", position, failures)
-        return Sample(real_a, real_b, tuple(failures))
+        Raises:
+            DataError: no file can be read.
+        """
+        first = index_at(position, num_images=len(self._files), seed=self._seed, domain=self._label)
+        for attempt in range(len(self._files)):
+            index = (first + attempt) % len(self._files)
+            if index in self._bad:
+                continue
+            try:
+                pixels = self._pixels(index)  # H x W x C
+                pixels = self._cut(pixels, self._files[index], sample_seed(self._seed, self._label, position))
+                return images.to_tensor(pixels)
+            except DataError as error:
+                failures.append(BadFile(self._files[index], str(error)))
+        raise DataError(f"no image of domain {self._label} can be read any more; the last: {failures[-1].reason}")
 
-    def picture(self, domain: Literal["a", "b"], index: int) -> np.ndarray | None:
-        """The `index`-th training picture, resized, H x W x C; None for a broken one."""
-        if index in self._bad[domain]:
+    def picture(self, index: int) -> np.ndarray | None:
+        """The `index`-th picture, resized, H x W x C; None for a broken one."""
+        if index in self._bad:
             return None
         try:
-            return self._pixels(domain, index)
+            return self._pixels(index)
         except DataError:
             return None
 
-    def _show(self, domain: Literal["a", "b"], position: int, failures: list[BadFile]) -> Tensor:
-        """The image of a position, C x crop x crop, or the next one in the list that can be read."""
-        files, bad = self._files[domain], self._bad[domain]
-        first = index_at(position, num_images=len(files), seed=self._seed, domain=domain)
-        for attempt in range(len(files)):
-            index = (first + attempt) % len(files)
-            if index in bad:
-                continue
-            try:
-                pixels = self._pixels(domain, index)  # H x W x C
-                pixels = self._cut(pixels, files[index], sample_seed(self._seed, domain, position))
-                return images.to_tensor(pixels)
-            except DataError as error:
-                failures.append(BadFile(files[index], str(error)))
-        raise DataError(f"no image of domain {domain} can be read any more; the last: {failures[-1].reason}")
-
-    def _pixels(self, domain: Literal["a", "b"], index: int) -> np.ndarray:
-        cache = self._caches[domain]
-        if cache is not None:
-            return cache.get(index)
-        path = self._files[domain][index]
+    def _pixels(self, index: int) -> np.ndarray:
+        """The `index`-th picture, resized, H x W x C, to be written into as one likes."""
+        if self._cache is not None:
+            return self._cache.get(index)
+        path = self._files[index]
         pixels = decode(path, self._config.channels)
         try:
             return self._resize(pixels)
@@ -181,3 +183,46 @@ class UnpairedDataset(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
                 f"{path}: data.augment fails on its {pixels.shape[1]} x {pixels.shape[0]} {pixels.dtype} pixels "
                 f"({type(error).__name__}: {reason})"
             ) from error
+
+
+class UnpairedDataset(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
+    """`dataset[position]` is what both domains show at a position of the run, each as its `DomainImages` says."""
+
+    def __init__(
+        self,
+        files_a: Sequence[Path],
+        files_b: Sequence[Path],
+        config: DataConfig,
+        seed: int,
+        *,
+        cache_a: ImageCache | None = None,
+        cache_b: ImageCache | None = None,
+        bad_a: Mapping[int, BadFile] | None = None,
+        bad_b: Mapping[int, BadFile] | None = None,
+    ) -> None:
+        """`bad_a`, `bad_b`: files known to be broken, by index; with a cache all others must have been put into it."""
+        self.config = config
+        self.seed = seed
+        self._domains: dict[Domain, DomainImages] = {
+            "a": DomainImages(files_a, config, seed, label="a", cache=cache_a, bad=bad_a),
+            "b": DomainImages(files_b, config, seed, label="b", cache=cache_b, bad=bad_b),
+        }
+
+    @property
+    def sample_shape(self) -> tuple[int, int, int]:
+        """C x crop x crop of every image that it gives."""
+        return self.config.channels, self.config.crop_size, self.config.crop_size
+
+    def __getitem__(self, position: int) -> tuple[Tensor, Tensor]:
+        sample = self.load(position)
+        return sample.real_a, sample.real_b
+
+    def load(self, position: int) -> Sample:
+        """Like `dataset[position]`, and names the files that were newly found broken on the way."""
+        failures: list[BadFile] = []
+        real_a, real_b = (self._domains[domain].show(position, failures) for domain in DOMAINS)
+        return Sample(real_a, real_b, tuple(failures))
+
+    def picture(self, domain: Domain, index: int) -> np.ndarray | None:
+        """The `index`-th training picture, resized, H x W x C; None for a broken one."""
+        return self._domains[domain].picture(index)

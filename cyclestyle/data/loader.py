@@ -9,7 +9,7 @@ import mmap
 import multiprocessing
 import shutil
 import sys
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -18,8 +18,9 @@ from torch import Tensor
 from cyclestyle.batch import UnpairedBatch
 from cyclestyle.config.schema import DataConfig
 from cyclestyle.data.check import Checked, check_images, fits_in_memory, read_images
-from cyclestyle.data.dataset import BadFile, UnpairedDataset
+from cyclestyle.data.dataset import BadFile, Domain, UnpairedDataset
 from cyclestyle.data.folders import DomainFolders, find_folders
+from cyclestyle.data.held_out import HeldOut
 from cyclestyle.data.sampling import share_of_batch
 from cyclestyle.data.transforms import check_augment
 from cyclestyle.data.workers import PREFETCH, Found, LostError, by_workers, fill
@@ -81,6 +82,16 @@ class Data:
                     raise found
                 self._note(found)
                 yield UnpairedBatch(images[0], images[1])
+
+    def held_out(self, domains: Iterable[Domain]) -> HeldOut:
+        """Images of the test folders of these domains, prepared as for training; nothing is read yet.
+
+        Files that turn out broken are noted as those of training are.
+
+        Raises:
+            ConfigError: one of these domains has no test files.
+        """
+        return HeldOut(self.folders, self.dataset.config, self.dataset.seed, domains, self._note)
 
     def _made_here(self, starts: range, shape: tuple[int, ...]) -> Generator[tuple[Tensor, Found]]:
         """Both domains' images of each batch, 2 x N x C x crop x crop, and what was found on the way."""
