@@ -1,4 +1,4 @@
-"""The game between generators and discriminators: losses on score maps, and the gradient penalty.
+"""The game between generators and discriminators: losses on score maps, and the gradient penalties.
 
 Scores are raw (no sigmoid), high means real. A discriminator gives a list of maps, one a scale; each loss is the mean
 over a map, then over the scales, in fp32.
@@ -141,3 +141,18 @@ def gradient_penalty(
         # Without the root, whose derivative at 0 is infinite: a critic that starts flat is where this penalty is least.
         return gradient.flatten(1).square().sum(1).mean()
     return (torch.linalg.vector_norm(gradient.flatten(1), dim=1) - center).square().mean()
+
+
+def r1(critic: Callable[[Tensor], list[Tensor]], real: Tensor) -> Tensor:
+    """How steep the critic is at real images (Mescheder et al. 2018, eq. 9): E[|grad D(x)|^2] / 2.
+
+    Its gradient reaches the critic's parameters only. D(x) is the mean of the scores over places and scales.
+
+    Args:
+        critic: images to a list of score maps; with batch norm the gradients of a batch's images would be entangled.
+        real: N x C x H x W.
+
+    Returns:
+        A scalar in fp32, not yet weighted: the weight is the paper's gamma.
+    """
+    return _gradient(critic, widened(real)).flatten(1).square().sum(1).mean() / 2

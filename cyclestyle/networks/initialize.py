@@ -23,12 +23,12 @@ def _draw(weight: Tensor, name: InitName, gain: float) -> None:
 def initialize(module: nn.Module, name: InitName, gain: float) -> None:
     """Draw all weights of `module` anew, in place; the caller seeds.
 
-    Convolutions: `name` with `gain` (its standard deviation for normal; kaiming has none), biases zero. Batch norm:
-    scale from N(1, gain), shift zero. Comes before spectral norm, which would hide the weight.
+    Convolutions and linear layers: `name` with `gain` (its standard deviation for normal; kaiming has none), biases
+    zero. Batch norm: scale from N(1, gain), shift zero. Comes before spectral norm, which would hide the weight.
     """
     for part in module.modules():
         assert not parametrize.is_parametrized(part), "initialise before spectral norm"
-        if isinstance(part, nn.Conv2d | nn.ConvTranspose2d):
+        if isinstance(part, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
             _draw(part.weight, name, gain)
             if part.bias is not None:
                 nn.init.zeros_(part.bias)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from cyclestyle.config.schema import DiscriminatorConfig
-from cyclestyle.losses.adversarial import ADVERSARIAL, draw_mix, gradient_penalty
+from cyclestyle.losses.adversarial import ADVERSARIAL, draw_mix, gradient_penalty, r1
 from cyclestyle.networks.build import build_discriminator
 
 # Two scales of different size: the coarse one counts as much as the fine one.
@@ -258,3 +258,54 @@ def test_penalty_of_a_flat_critic_is_finite():
         penalty.backward()
         assert penalty.item() == value
         assert net.weight.grad.isfinite().all()
+
+
+def test_r1_of_a_linear_critic():
+    """grad D = w / places at every image: half of its squared norm, and (w / places^2) as gradient for w."""
+    real, _ = images(3, 2, HEIGHT, WIDTH)
+    weight = torch.randn(2, HEIGHT, WIDTH, requires_grad=True)
+    penalty = r1(lambda x: [(weight * x).sum(1, keepdim=True)], real)
+    assert penalty.item() == pytest.approx((float(weight.detach().norm()) / PLACES) ** 2 / 2, rel=1e-5)
+    penalty.backward()
+    torch.testing.assert_close(weight.grad, weight.detach() / PLACES**2)
+
+
+def test_r1_is_a_mean_over_images_and_scales():
+    """D = mean over places of (x^2 / 2 and x) / 2, so grad D = (x + 1) / (2 places) at each image."""
+    real, _ = images(3, 2, HEIGHT, WIDTH, dtype=torch.float64)
+    penalty = r1(lambda x: [x.square().sum(1, keepdim=True) / 2, x.sum(1, keepdim=True)], real)
+    expected = ((real + 1) / (2 * PLACES)).square().sum((1, 2, 3)).mean() / 2
+    assert penalty.item() == pytest.approx(expected.item(), rel=1e-12)
+
+
+@pytest.mark.parametrize("norm", ["instance", "none"])
+def test_r1_gradient_is_right_numerically(norm):
+    torch.manual_seed(0)
+    net = build_discriminator(DiscriminatorConfig(filters=2, layers=1, init_gain=0.5, norm=norm), 1).double()
+    real, _ = images(2, 1, 8, 8, dtype=torch.float64)
+    names, values = zip(*net.named_parameters(), strict=True)
+
+    def penalty(*parameters: Tensor) -> Tensor:
+        return r1(lambda x: functional_call(net, dict(zip(names, parameters, strict=True)), x), real)
+
+    assert penalty(*values).dtype == torch.float64
+    assert torch.autograd.gradcheck(penalty, values, fast_mode=True)
+
+
+def test_r1_trains_the_discriminator_and_nothing_else():
+    net = build_discriminator(SMALL, 3)
+    real = torch.randn(2, 3, 16, 16, requires_grad=True)
+    r1(net, real).backward()
+    assert real.grad is None
+    for name, parameter in net.named_parameters():
+        if "bias" not in name:
+            assert parameter.grad.abs().max() > 0, name
+
+
+def test_r1_is_computed_in_full_precision_under_autocast():
+    net = build_discriminator(SMALL, 3).eval()
+    real, _ = images(2, 3, 16, 16)
+    exact = r1(net, real)
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(r1(net, real), exact, rtol=0, atol=0)
+        assert r1(net, real.bfloat16()).dtype == torch.float32
