@@ -42,6 +42,8 @@ def build_generator(config: GeneratorConfig, channels: int) -> nn.Module:
             upsample=config.upsample,
             padding=config.padding,
             dropout=config.dropout,
+            antialias=config.antialias,
+            attention=config.attention,
         )
     initialize(generator, config.init, config.init_gain)
     return generator
@@ -53,12 +55,15 @@ def build_discriminator(config: DiscriminatorConfig, channels: int) -> nn.Module
     N x channels x H x W in [-1, 1] to a list of N x 1 x h x w raw scores, one map a scale, the finest first.
     """
     discriminator: nn.Module
+    options = {"antialias": config.antialias, "batch_statistics": config.batch_statistics}
     if config.name == "pixel":
         discriminator = PixelDiscriminator(channels, config.filters, config.norm)
     elif config.name == "multiscale":
-        discriminator = MultiscaleDiscriminator(channels, config.filters, config.layers, config.scales, config.norm)
+        discriminator = MultiscaleDiscriminator(
+            channels, config.filters, config.layers, config.scales, config.norm, **options
+        )
     else:
-        discriminator = PatchDiscriminator(channels, config.filters, config.layers, config.norm)
+        discriminator = PatchDiscriminator(channels, config.filters, config.layers, config.norm, **options)
     initialize(discriminator, config.init, config.init_gain)
     if config.spectral_norm:
         apply_spectral_norm(discriminator)

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cyclestyle.config.schema import NormName
-from cyclestyle.networks.layers import Conv2d, bias_before_norm, make_norm
+from cyclestyle.networks.layers import BatchStatistics, BlurPool, Conv2d, bias_before_norm, make_norm
 
 
 class PatchDiscriminator(nn.Module):
@@ -21,27 +21,50 @@ class PatchDiscriminator(nn.Module):
         filters: channels after the first convolution; they double with each, up to eight times as many.
         layers: strided convolutions; 3 judge patches of 70 x 70 pixels.
         norm: after every convolution but the first and the last.
+        antialias: halve after the activation by `BlurPool`, and not in the convolution, as CUT does.
+        batch_statistics: show the last convolution how much the images of a batch differ (`BatchStatistics`).
     """
 
-    def __init__(self, channels: int, filters: int = 64, layers: int = 3, norm: NormName = "instance") -> None:
+    def __init__(
+        self,
+        channels: int,
+        filters: int = 64,
+        layers: int = 3,
+        norm: NormName = "instance",
+        *,
+        antialias: bool = False,
+        batch_statistics: bool = False,
+    ) -> None:
         super().__init__()
         assert layers >= 1, f"a PatchGAN needs at least one strided convolution, got {layers}"
         bias = bias_before_norm(norm)
         widths = [filters * min(2**level, 8) for level in range(layers + 1)]
-        sequence: list[nn.Module] = [Conv2d(channels, filters, 4, stride=2, padding=1), nn.LeakyReLU(0.2)]
-        for level in range(1, layers + 1):
-            stride = 2 if level < layers else 1
+        stride, halving = (1, [BlurPool()]) if antialias else (2, [])
+        # H - 1 after a convolution of stride 1, and half of that, rounded up, is H / 2 rounded down: as with stride 2.
+        sequence: list[nn.Module] = [Conv2d(channels, filters, 4, stride=stride, padding=1), _activation(*halving)]
+        for level in range(1, layers):
             sequence += [
                 Conv2d(widths[level - 1], widths[level], 4, stride=stride, padding=1, bias=bias),
                 make_norm(norm, widths[level]),
-                nn.LeakyReLU(0.2),  # N x widths[level] x H / 2^level x W / 2^level; the last one pixel smaller instead
+                _activation(*halving),  # N x widths[level] x (H >> level + 1) x (W >> level + 1)
             ]
-        sequence.append(Conv2d(widths[-1], 1, 4, padding=1))
+        statistics = [BatchStatistics()] if batch_statistics else []
+        sequence += [
+            Conv2d(widths[-2], widths[-1], 4, padding=1, bias=bias),
+            make_norm(norm, widths[-1]),
+            _activation(*statistics),
+            Conv2d(widths[-1] + len(statistics), 1, 4, padding=1),
+        ]
         self.model = nn.Sequential(*sequence)
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """N x C x H x W to one map, N x 1 x (H >> layers) - 2 x (W >> layers) - 2."""
         return [self.model(x)]
+
+
+def _activation(*after: nn.Module) -> nn.Module:
+    """The LeakyReLU and what comes after it, in one module: so indices in state dicts stay."""
+    return nn.Sequential(nn.LeakyReLU(0.2), *after) if after else nn.LeakyReLU(0.2)
 
 
 class PixelDiscriminator(nn.Module):
@@ -78,15 +101,26 @@ class MultiscaleDiscriminator(nn.Module):
         filters: channels after the first convolution of each.
         layers: strided convolutions of each.
         scales: number of sizes, the full one first.
-        norm: as in `PatchDiscriminator`.
+        norm, antialias, batch_statistics: as in `PatchDiscriminator`.
     """
 
     def __init__(
-        self, channels: int, filters: int = 64, layers: int = 3, scales: int = 2, norm: NormName = "instance"
+        self,
+        channels: int,
+        filters: int = 64,
+        layers: int = 3,
+        scales: int = 2,
+        norm: NormName = "instance",
+        *,
+        antialias: bool = False,
+        batch_statistics: bool = False,
     ) -> None:
         super().__init__()
         assert scales >= 1, f"a multiscale discriminator needs at least one scale, got {scales}"
-        self.scales = nn.ModuleList(PatchDiscriminator(channels, filters, layers, norm) for _ in range(scales))
+        self.scales = nn.ModuleList(
+            PatchDiscriminator(channels, filters, layers, norm, antialias=antialias, batch_statistics=batch_statistics)
+            for _ in range(scales)
+        )
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """N x C x H x W to one map a scale, the finest first."""

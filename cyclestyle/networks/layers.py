@@ -1,4 +1,4 @@
-"""The small parts that generators and discriminators share: normalisation, padding, upsampling, spectral norm.
+"""The small parts of generators and discriminators: normalisation, padding, blurred halving, upsampling, spectral norm.
 
 Everything here is a plain module of PyTorch or a few lines around one; images are N x C x H x W throughout.
 """
@@ -99,6 +99,28 @@ class Pad(nn.Module):
         return f"{self.mode}, {self.width}"
 
 
+class BlurPool(nn.Module):
+    """Halves height and width without aliasing: a 3x3 binomial blur, of which every second pixel is kept (Zhang 2019).
+
+    It has no entries in the state dict, which so is the same with and without it.
+    """
+
+    filter: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        # On the CPU also where a network is built on the meta device: no file would bring these values.
+        row = torch.tensor([0.25, 0.5, 0.25], device="cpu")
+        self.register_buffer("filter", torch.outer(row, row)[None, None], persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """N x C x H x W to N x C x ceil(H / 2) x ceil(W / 2), same dtype; H and W of at least 2, as it reflects."""
+        channels = x.shape[1]
+        with autocast_off(x.device):
+            weight = self.filter.to(x.dtype).expand(channels, 1, 3, 3)  # exact in half precision too
+            return F.conv2d(F.pad(x, [1] * 4, mode="reflect"), weight, stride=2, groups=channels)
+
+
 class ResizeConv(nn.Module):
     """Bilinear doubling, then a 3x3 convolution: leaves no checkerboard (Odena et al. 2016)."""
 
@@ -157,6 +179,32 @@ def make_upsample(
     return nn.ConvTranspose2d(
         in_channels, out_channels, kernel_size, stride=2, padding=1, output_padding=4 - kernel_size, bias=bias
     )
+
+
+class BatchStatistics(nn.Module):
+    """Appends one feature: how much the images that go through at once differ (Karras et al. 2018, section 3).
+
+    It is the standard deviation over the images, averaged over all channels and places, the same everywhere and for
+    all of them. The paper's code takes groups of four; here it is all of them.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """N x C x H x W to N x (C + 1) x H x W, same dtype and layout; the feature is 1e-4 for one image alone."""
+        with autocast_off(x.device):
+            wide = x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
+            deviation = (wide.var(0, correction=0) + 1e-8).sqrt().mean().to(x.dtype)
+            # A map laid out like x: beside one of another layout `cat` would make the result contiguous.
+            return torch.cat([x, deviation.expand_as(x[:, :1]).clone(memory_format=_format_of(x))], 1)
+
+
+def _format_of(x: Tensor) -> torch.memory_format:
+    is_last = x.is_contiguous(memory_format=torch.channels_last)
+    return torch.channels_last if is_last and not x.is_contiguous() else torch.contiguous_format
+
+
+def mixes_images(network: nn.Module) -> bool:
+    """Whether an image's result depends on the others in its batch, so that joining batches would change it."""
+    return any(isinstance(module, nn.modules.batchnorm._BatchNorm | BatchStatistics) for module in network.modules())
 
 
 class Conv2d(nn.Conv2d):

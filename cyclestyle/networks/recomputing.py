@@ -6,7 +6,7 @@ makes a generator do so. Outputs and gradients are the same bit for bit where th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -28,6 +28,17 @@ class Recomputable(nn.Module):
     def recomputes_now(self) -> bool:
         """Whether to take the second way: `recompute_activations` was called, and gradients may be asked for."""
         return self.recomputes and torch.is_grad_enabled()
+
+    def encode(self, x: Tensor, names: Sequence[str]) -> list[Tensor]:
+        """Features of the first half by name (`config.rules.encoder_layers`), in the order of `names`."""
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def _features_again(self, x: Tensor, names: Sequence[str]) -> list[Tensor]:
+        """Features of what was translated on the second way: encoded anew, detached; batch norms do not move again."""
+        norms = [part for part in self.modules() if isinstance(part, _BatchNorm)]
+        with _statistics_kept(norms):
+            return [feature.detach() for feature in self.encode(x, names)]
 
 
 def recompute_activations(generator: nn.Module) -> None:

@@ -5,6 +5,8 @@ State dicts have the same names and shapes as those of pytorch-CycleGAN-and-pix2
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import NamedTuple
 
 import torch
@@ -30,9 +32,35 @@ class UnetStage(nn.Module):
         self.skip = skip
         self.model = nn.Sequential(*layers)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """N x C x H x W to N x 2C x H x W, or to N x channels x H x W for the outermost stage."""
-        return self._beside(x, self.model(x))
+    def forward(self, x: Tensor, halved: list[Tensor] | None = None) -> Tensor:
+        """N x C x H x W to N x 2C x H x W, or to N x channels x H x W for the outermost stage.
+
+        `halved`, if given, gets what `halvings` tells, of the same pass.
+        """
+        if halved is None:
+            return self._beside(x, self.model(x))
+        parts = self._parts()
+        y = x
+        for layer in parts.sink:
+            y = layer(y)
+            if isinstance(layer, nn.Conv2d):
+                halved.append(y)
+        if parts.inner is not None:
+            y = parts.inner(y, halved)
+        return self._beside(x, parts.finish(parts.rise(y)))
+
+    def halvings(self, x: Tensor) -> Iterator[Tensor]:
+        """What the halving convolutions of this stage and of the inner ones give before their norms, outside in.
+
+        Each is computed when it is asked for.
+        """
+        parts = self._parts()
+        for layer in parts.sink:
+            x = layer(x)
+            if isinstance(layer, nn.Conv2d):
+                yield x
+        if parts.inner is not None:
+            yield from parts.inner.halvings(x)
 
     def recomputing_forward(self, x: Tensor) -> Tensor:
         """The same as `forward`; kept are the input of each stage and what its doubling gives, before the norm."""
@@ -133,3 +161,34 @@ class UnetGenerator(Recomputable):
             return self.model.recomputing_forward(x)
         y: Tensor = self.model(x)
         return y
+
+    def encode(self, x: Tensor, names: Sequence[str]) -> list[Tensor]:
+        """Features of the first half, computed no further than the deepest that is named.
+
+        Args:
+            x: N x C x H x W, as in `forward`.
+            names: of `config.rules.encoder_layers`; what each one means stands there.
+
+        Returns:
+            One tensor a name, in their order.
+        """
+        levels = [_level(name) for name in names]
+        found = [x, *islice(self.model.halvings(x), max(levels, default=0))]
+        return [found[level] for level in levels]
+
+    def translate_with_features(self, x: Tensor, names: Sequence[str]) -> tuple[Tensor, list[Tensor]]:
+        """`forward` and `encode` in one pass.
+
+        Where activations are recomputed, the features come from a second pass without gradients, and are detached
+        (with dropout they are those of another draw).
+        """
+        if self.recomputes_now:
+            return self.model.recomputing_forward(x), self._features_again(x, names)
+        found = [x]
+        y: Tensor = self.model(x, found)
+        return y, [found[_level(name)] for name in names]
+
+
+def _level(name: str) -> int:
+    """Halvings that make a feature: 0 of the image, k of down_k."""
+    return 0 if name == "image" else int(name.removeprefix("down_"))
