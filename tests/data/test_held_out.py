@@ -93,7 +93,16 @@ def test_pictures_are_read_once_and_only_when_asked_for(config, tmp_path):
     first = held_out.images(0, 21)["b"]
     for path in (tmp_path / "testB").iterdir():
         path.unlink()
-    assert torch.equal(held_out.images(0, 21)["b"], first)  # from memory, which InvertImg did not write into
+    assert torch.equal(held_out.images(0, 21)["b"], first)  # from memory
+
+
+def test_what_is_kept_is_not_written_into(config):
+    source = build(config).held_out(("b",))._sources["b"]
+    first = source._pixels(1)
+    expected = first.copy()
+    for pixels in (first, source._pixels(1)):  # newly read, and kept
+        pixels[...] = 0
+        np.testing.assert_array_equal(source._pixels(1), expected)
 
 
 def test_memory_is_limited_and_changes_nothing(config, tmp_path, monkeypatch):

@@ -49,8 +49,9 @@ PIXELS = torch.tensor([[[[0.0, 0.6]], [[0.3, -0.6]], [[0.6, 0.3]]]])  # 1 x 3 x 
     ],
 )
 def test_colors_by_hand(how: tuple[float, ...], expected: list[list[float]]) -> None:
-    result = augment(PIXELS, drawn(*how), ["color"], 1.0)
-    torch.testing.assert_close(result, torch.tensor(expected).reshape(1, 3, 1, 2))
+    for shape in ((1, 3, 1, 2), (1, 3, 2, 1)):
+        result = augment(PIXELS.reshape(shape), drawn(*how), ["color"], 1.0)
+        torch.testing.assert_close(result, torch.tensor(expected).reshape(shape))
 
 
 def rolled(image: Tensor, down: int, right: int) -> Tensor:
@@ -180,6 +181,7 @@ def test_what_is_not_applied_stays_bit_for_bit(kinds: tuple[str, ...], dtype: to
         result = augment(images, draw, kinds, never)
         assert torch.equal(result, images)
         assert torch.signbit(result[0, 0, 0, 0])
+    assert torch.equal(augment(images, torch.zeros_like(draw), kinds, 0.0), images)  # not by the smallest number either
     some_of_them = augment(images, draw, kinds, 0.5)
     decisions = torch.stack([numbers[:, 0] for numbers in draw.split([4 if k == "color" else 3 for k in kinds], 1)])
     untouched = (decisions >= 0.5).all(0)
