@@ -1,7 +1,7 @@
 """Images that nobody trains on, prepared as if somebody did: files of the test folders, cropped, flipped, augmented.
 
 How a discriminator rates them, against training images and translations, says whether it learns its images by heart
-(Karras et al. 2020, section 3.1).
+(Karras et al. 2020, eq. 1, there r_v).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What discriminators are shown: DiffAugment (Zhao et al. 2020), differentiable in the images.
 
 With few pictures a discriminator learns them by heart. Shown real images and translations changed at random alike, it
-has more to tell apart, and the gradient still reaches the generator through the change (eq. 5 to 7). All that chance
+has more to tell apart, and the gradient still reaches the generator through the change. All that chance
 decides is drawn ahead, on the processor (`draw_augment`); `augment` only computes, so that it never waits for a GPU and
 can be part of a CUDA graph.
 """
@@ -20,7 +20,7 @@ _NUM_DRAWN = {"color": 4, "translation": 3, "cutout": 3}
 """Uniform numbers that each kind takes, in the order in which they are applied: whether it is, then how."""
 
 
-def draw_augment(num_images: int, kinds: Iterable[str], generator: torch.Generator | None = None) -> Tensor:
+def draw_augment(num_images: int, kinds: Iterable[str], generator: torch.Generator) -> Tensor:
     """All that chance decides about the augmentation of N images.
 
     Args:
