@@ -26,7 +26,7 @@ class PerceptualConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ContrastConfig:
-    """The contrastive term: a place in the translation knows its place in the source among others (Park et al. 2020)."""
+    """The contrastive term: places in a translation know their places in the source (Park et al. 2020)."""
 
     loss: Literal["nce", "hdce"] = "nce"
     """nce: InfoNCE; hdce: without the right place below the fraction, hard negatives weigh more (Jung et al. 2022)."""
@@ -87,7 +87,7 @@ class TwoWayWeights(OneWayWeights):
 class MethodConfig:
     """What all methods have: discriminators that judge translations, and terms that any generator may have."""
 
-    name: str
+    name: str = ""  # each says its own
     """Which method; each brings its own options."""
     adversarial: AdversarialName = "lsgan"
     """Adversarial loss: lsgan (the papers'), nonsaturating (logits), hinge or wgan (needs a gradient penalty)."""
@@ -145,7 +145,7 @@ class CUTConfig(MethodConfig):
     pool_size: int = 0
     """Number of past translations that the discriminator is shown; 0, as in the paper, shows only the newest."""
     flip_equivariance: bool = False
-    """Mirror half of the batches before translation, and their features after: FastCUT's regularisation."""
+    """Mirror half of the images before translation, and their features after: FastCUT's regularisation."""
     contrast: ContrastConfig = field(default_factory=ContrastConfig)
     weights: CUTWeights = field(default_factory=CUTWeights)
 
@@ -194,12 +194,17 @@ METHODS: dict[str, MethodEntry] = {
     "cut": MethodEntry(CUTConfig, "cyclestyle.methods.cut:CUT"),
     "dclgan": MethodEntry(DCLGANConfig, "cyclestyle.methods.dclgan:DCLGAN"),
 }
-"""`method.name` -> what it is. A new method is one class, one dataclass if it has options of its own, one entry here."""
+"""`method.name` -> what it is. A new method is one class and one entry here, and a dataclass for options of its own."""
 
 
 def term_names(weights: OneWayWeights) -> tuple[str, ...]:
     """Every loss term that a method may have, as it is logged."""
     return tuple(each.name for each in fields(weights))
+
+
+def active_terms(weights: OneWayWeights) -> tuple[str, ...]:
+    """Those that have a weight."""
+    return tuple(name for name in term_names(weights) if getattr(weights, name))
 
 
 def vgg_layers() -> tuple[str, ...]:

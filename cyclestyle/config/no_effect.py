@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from cyclestyle.config import rules
 from cyclestyle.config.keys import options_of, shown, value_of
-from cyclestyle.config.methods import ContrastConfig, CUTConfig, DCLGANConfig, term_names
+from cyclestyle.config.methods import ContrastConfig, CUTConfig, DCLGANConfig, active_terms
 from cyclestyle.config.schema import Config
 
 
@@ -28,9 +28,7 @@ def _is_on_cpu(config: Config) -> bool:
 
 
 def _has_weight(config: Config, *kinds: str) -> bool:
-    return any(
-        getattr(config.method.weights, name) for name in term_names(config.method.weights) if name.startswith(kinds)
-    )
+    return any(name.startswith(kinds) for name in active_terms(config.method.weights))
 
 
 def _contrast(config: Config) -> ContrastConfig:
@@ -92,7 +90,7 @@ IDLE: tuple[Idle, ...] = (
         "with discriminator.name=pixel",
     ),
     Idle(
-        tuple(f"discriminator.augment_{name}" for name in ("probability", "adaptive", "target", "images")),
+        tuple(f"discriminator.augment_{name}" for name in ("probability", "target", "images")),
         lambda c: not c.discriminator.augment,
         "without discriminator.augment",
     ),

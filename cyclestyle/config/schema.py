@@ -76,7 +76,7 @@ class GeneratorConfig:
     upsample: Literal["transpose", "resize", "subpixel"] = "transpose"
     """transpose: the paper's; resize: bilinear, then a convolution, leaves no checkerboard; subpixel: pixel shuffle."""
     antialias: bool = False
-    """Blur before each halving of a ResNet (Zhang 2019), as CUT does; its antialiased doubling is `upsample: resize`."""
+    """Blur before each halving of a ResNet (Zhang 2019), as CUT does; its antialiased doubling is upsample: resize."""
     attention: bool = False
     """Self-attention in the middle of a ResNet (Zhang et al. 2019): far places of an image see each other."""
     padding: Literal["reflect", "zero", "replicate"] = "reflect"

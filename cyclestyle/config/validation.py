@@ -11,7 +11,15 @@ from dataclasses import dataclass, replace
 
 from cyclestyle.config import rules
 from cyclestyle.config.keys import options_of, shown, value_of
-from cyclestyle.config.methods import METHODS, CUTConfig, DCLGANConfig, term_names, unknown_among, vgg_layers
+from cyclestyle.config.methods import (
+    METHODS,
+    CUTConfig,
+    DCLGANConfig,
+    active_terms,
+    term_names,
+    unknown_among,
+    vgg_layers,
+)
 from cyclestyle.config.schema import Config, DiscriminatorConfig
 from cyclestyle.errors import ConfigError
 
@@ -62,11 +70,7 @@ RANGES: dict[str, Range] = {
     "method.contrast.temperature": POSITIVE,
     "method.contrast.width": FILTERS,
     "method.contrast.hardness": POSITIVE,
-    **{
-        f"method.weights.{name}": WEIGHT
-        for entry in METHODS.values()
-        for name in term_names(entry.options().weights)  # type: ignore[call-arg]  # every method has a default name
-    },
+    **{f"method.weights.{name}": WEIGHT for entry in METHODS.values() for name in term_names(entry.options().weights)},
     "generator.filters": FILTERS,
     "generator.blocks": Range(0, 1000),
     "generator.depth": Range(rules.MIN_UNET_DEPTH, 16),
@@ -339,7 +343,7 @@ def _perceptual_problem(config: Config) -> str | None:
         if unknown or not layers:
             given = repr(unknown[0]) if unknown else "none"
             return f"method.perceptual.{key}: got {given}, expected any of relu1_1, relu1_2, relu2_1, ... relu5_4"
-    used = [name for name in term_names(weights) if name.startswith(("content_", "style_")) and getattr(weights, name)]
+    used = [name for name in active_terms(weights) if name.startswith(("content_", "style_"))]
     if used and config.data.channels not in (1, 3):
         return (
             f"method.weights.{used[0]}: VGG19 looks at 1 or 3 channels, and data.channels is {config.data.channels}; "

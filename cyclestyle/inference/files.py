@@ -270,6 +270,9 @@ def _generator_from(section: object, source: Path) -> GeneratorConfig:
                 _refuse(source, name, value, spoken(kind))
         elif value is None and accepts(kind, type(None)):
             continue
+        elif kind is bool:
+            if not isinstance(value, bool):
+                _refuse(source, name, value, spoken(kind))
         elif not any(_is_number(value, wanted) for wanted in alternatives(kind)):
             _refuse(source, name, value, spoken(kind))
         elif name in RANGES and not RANGES[name].holds(value):

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
 
 from cyclestyle.batch import UnpairedBatch
+
+
+Domain = Literal["a", "b"]
 
 
 class Method(nn.Module, ABC):
@@ -19,11 +23,19 @@ class Method(nn.Module, ABC):
 
     Attributes:
         players: groups of parameters that are updated one after another, each on its own terms, in this order.
-        generators: names of the submodules that translate ("gen_ab", "gen_ba"); they are averaged and exported.
+        generators: names of the submodules that translate ("gen_ab", "gen_ba", or the first alone); they are averaged
+            and exported, and say in which directions there are grids, scores and translators.
+        adapt_every: steps between calls of `adapt`; 0: never.
     """
 
     players: ClassVar[tuple[str, ...]]
     generators: ClassVar[tuple[str, ...]]
+    adapt_every: int = 0
+
+    @property
+    def directions(self) -> tuple[str, ...]:
+        """ "ab", "ba" or both: what `generators` translate."""
+        return tuple(name.removeprefix("gen_") for name in self.generators)
 
     @abstractmethod
     def networks_of(self, player: str) -> list[nn.Module]:
@@ -52,4 +64,24 @@ class Method(nn.Module, ABC):
 
     @abstractmethod
     def translations(self, outputs: Any) -> dict[str, Tensor]:
-        """The translations among `forward_batch`'s outputs, detached, by direction: {"ab": fake_b, "ba": fake_a}."""
+        """The translations among `forward_batch`'s outputs, detached, by direction: {"ab": fake_b, "ba": fake_a}.
+
+        Each lies over its source: `fake_b[i]` over `batch.real_a[i]`.
+        """
+
+    def held_out_domains(self) -> tuple[Domain, ...]:
+        """Domains, "a" or "b", whose held-out images `adapt` looks at."""
+        return ()
+
+    def adapt(
+        self, batch: UnpairedBatch, translations: Mapping[str, Tensor], held_out: Mapping[Domain, Tensor]
+    ) -> None:
+        """Turn what is no weight by how the networks fare on images that are not trained on; between two steps.
+
+        Of several processes all are asked, each with images of its own; what is turned must come out alike.
+
+        Args:
+            batch: of the last step, or its first part.
+            translations: of that batch, by direction, as `translations` gives them.
+            held_out: domain -> as many of its test images, prepared as those of the batch, on their device.
+        """

@@ -59,6 +59,7 @@ _MORE_SCORES = (
 )
 _LOSSES = (
     _Chart("Cycle and identity", "what is lost there and back, and where nothing should change", ("cycle", "identity")),
+    _Chart("Contrast", "how well places of a translation know where they come from", ("nce", "nce_identity", "src")),
     _Chart("Adversarial", "a balance, not a descent", ("adversarial", "discriminator")),
     _Chart("What the discriminators say", "far apart: they win", ("score_real", "score_fake")),
     _Chart("How often the discriminators are right", "near 0.5: they guess; near 1: they win", ("accuracy",)),
@@ -69,7 +70,8 @@ _SPEED = (
 )
 _MORE = (
     _Chart("Gradient norms", "before clipping", ("grad_norm_generators", "grad_norm_discriminators")),
-    _Chart("Gradient penalty", "of the discriminators", ("gradient_penalty",)),
+    _Chart("Gradient penalty", "of the discriminators", ("gradient_penalty", "r1")),
+    _Chart("Augmentation", "how likely for what discriminators see", ("augment",)),
     _Chart("Learning rates", "", ("lr_generators", "lr_discriminators")),
     _Chart("Memory", "GiB: of the GPU, the most so far; without one, of the process", ("memory_gb",)),
 )

@@ -13,7 +13,9 @@ from typing import Any
 import torch
 
 from cyclestyle.checkpoint import write_text
+from cyclestyle.config.keys import options_of
 from cyclestyle.config.loading import to_mapping, to_yaml
+from cyclestyle.config.methods import active_terms
 from cyclestyle.config.rules import receptive_field
 from cyclestyle.config.schema import SAMPLE_ROOT, Config
 from cyclestyle.data.duplicates import quick_look
@@ -71,7 +73,9 @@ def assemble(
         config, device, precision, num_steps=num_steps, start=lambda method: origins.update(start_from(initial, method))
     )
     method = learner.method
-    evaluator = _build_evaluator(config, data, [name.removeprefix("gen_") for name in method.generators], device)
+    # Before the run folder is made: it refuses what has no test pictures.
+    held_out = data.held_out(method.held_out_domains()) if method.held_out_domains() else None
+    evaluator = _build_evaluator(config, data, method.directions, device)
     if is_first():  # nothing was written so far: what is refused leaves no folder behind
         _open(folder, lock, state)
         write_text(folder.config_file, to_yaml(config))
@@ -79,6 +83,7 @@ def assemble(
     trainer = Trainer(
         learner=learner,
         data=data,
+        held_out=held_out,
         tracker=tracker,
         previews=_build_previews(config, data),
         watch=_build_watch(config, evaluator, tracker),
@@ -191,7 +196,12 @@ def _build_evaluator(config: Config, data: Data, directions: Sequence[str], devi
 
 
 def _build_watch(config: Config, evaluator: Evaluator | None, tracker: Tracker) -> Watch:
-    doctor = Doctor(every=config.doctor.every, upsample=config.generator.upsample, names=names_of(config))
+    doctor = Doctor(
+        every=config.doctor.every,
+        upsample=config.generator.upsample,
+        names=names_of(config),
+        options=options_of(config.method.name),
+    )
     return Watch(config.evaluate, config.doctor, evaluator, doctor, tracker)
 
 
@@ -246,6 +256,7 @@ def _introduce(config: Config, trainer: Trainer, data: Data, origins: Mapping[st
     for key, value in facts.items():
         logger.info("%s: %s", key, value)
     table = "| | |\n|---|---|\n" + "\n".join(f"| {key} | {value} |" for key, value in facts.items())
-    trainer.tracker.layout([name.removeprefix("gen_") for name in trainer.method.generators])
+    adapted = [f"augment_{domain}" for domain in trainer.method.held_out_domains()]
+    trainer.tracker.layout(trainer.method.directions, [*active_terms(config.method.weights), *adapted])
     trainer.tracker.text("run", table, trainer.step)
     trainer.tracker.text("config", "\n".join(f"    {line}" for line in to_yaml(config).splitlines()), trainer.step)

@@ -7,7 +7,8 @@ quickstart, photographs to Van Gogh) and broken ones; what these showed stands b
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import re
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from cyclestyle.batch import UnpairedBatch
 from cyclestyle.training import detectors
+from cyclestyle.training.layout import is_loss_term
 from cyclestyle.training.signals import FEWEST, Alarm, Level, Rule, RunningMean, Smoothed
 
 _DIRECTIONS = ("ab", "ba")
@@ -29,14 +31,14 @@ class Ailment:
         rule: when its alarm starts and ends.
         seen: what is wrong, in words.
         figure: what was measured; an ended alarm shows it too.
-        knob: what to do about it.
+        knobs: what may help, each of them; one that names an option which the method does not have is not said.
         The texts may name {source}, {target}, {x} and {y} (the letters of these), {value} and {what}.
     """
 
     rule: Rule
     seen: str
     figure: str
-    knob: str
+    knobs: tuple[str, ...]
 
 
 AILMENTS = {
@@ -44,63 +46,88 @@ AILMENTS = {
         Rule(start=0.1, end=0.25),  # healthy: 0.74 and more from step 150 on; the paper's without identity: to -0.44
         "light and dark do not stay where they were from {source} to {target}",
         "luminance correlation {value:.2f}",
-        "raise method.weights.identity_{y} (5 in the paper), or start anew with another seed",
+        (
+            "raise method.weights.identity_{y}",
+            "raise method.weights.nce_identity_{y}",
+            "set method.weights.consistency_{x}{y}=10",
+            "start anew with another seed",
+        ),
     ),
     "does_nothing": Ailment(
         Rule(start=0.03, end=0.04, points=5, steps=300),  # healthy: 0.05 to 0.15
         "{source} comes out as it went in, not as {target}",
         "mean change {value:.1%} of the full range",
-        "lower method.weights.identity_{y}, method.weights.cycle_a and method.weights.cycle_b, "
-        "or raise method.weights.adversarial_{x}{y}",
+        (
+            "lower method.weights.identity_{y}",
+            "lower method.weights.cycle_a and method.weights.cycle_b",
+            "lower method.weights.nce_{x}{y}",
+            "raise method.weights.adversarial_{x}{y}",
+        ),
     ),
     "mode_collapse": Ailment(
         Rule(start=0.2, end=0.35),  # healthy: 0.7 to 1.3
         "all {source} come out alike as {target}",
         "they vary {value:.2f} times as much as real pictures",
-        "raise method.weights.cycle_{x}, lower optimizer.discriminator_lr, or set method.weights.gradient_penalty=0.1",
+        (
+            "raise method.weights.cycle_{x}",
+            "raise method.weights.nce_{x}{y}",
+            "lower optimizer.discriminator_lr",
+            "set method.weights.gradient_penalty=0.1",
+        ),
     ),
     "checkerboard": Ailment(
         Rule(start=6.0, end=4.0),  # resize: at most 1.5; transpose: 8 to 20, less as training goes on
         "{source} to {target} carries a fine grid",
         "periods of 2 and 4 px stand out by {value:.1f} dB, beyond those of real {target}",
-        "start anew with generator.upsample=resize",
+        ("start anew with generator.upsample=resize",),
     ),
     "discriminator_wins": Ailment(
         Rule(start=0.985, end=0.96, points=5, steps=300),  # healthy: at most 0.88
         "the discriminator of {target} is hardly ever fooled, so that the generator learns nothing from it",
         "{value:.1%} of its decisions are right",
-        "lower optimizer.discriminator_lr, or set discriminator.spectral_norm=true "
-        "and method.weights.gradient_penalty=0.1",
+        (
+            "lower optimizer.discriminator_lr",
+            "set discriminator.spectral_norm=true and method.weights.gradient_penalty=0.1",
+            "where pictures are few set discriminator.augment=[color,translation,cutout]",
+        ),
     ),
     "discriminator_blind": Ailment(
         Rule(start=0.51, end=0.53, points=5, steps=600),  # the quickstart's disc_a is so for 150 steps, and recovers
         "the discriminator of {target} cannot tell real from translated, so that the generator learns nothing from it",
         "{value:.1%} of its decisions are right, 50% is chance",
-        "raise optimizer.discriminator_lr or discriminator.filters, or lower method.weights.gradient_penalty",
+        (
+            "raise optimizer.discriminator_lr or discriminator.filters",
+            "lower method.weights.gradient_penalty",
+            "lower discriminator.noise",
+        ),
     ),
     "memorisation": Ailment(
         Rule(start=0.5, end=0.6, points=1, steps=0, grace=0),  # healthy: 1.0 to 1.4
         "{source} to {target} copies training pictures",
         "{value:.2f} times as far from them as unseen pictures are",
-        "stop here, add training pictures of {target}, or set data.augment",
+        (
+            "stop here",
+            "add training pictures of {target}",
+            "set discriminator.augment=[color,translation,cutout] or data.augment",
+        ),
     ),
     "exploding": Ailment(
         Rule(start=4.0, end=2.0, points=2, steps=0, grace=0),  # healthy: losses 1.0, a single norm 15
         "training gets out of hand",
         "{what} {value:.0f} times as large as usual",
-        "set optimizer.clip_norm=1, or lower optimizer.generator_lr and optimizer.discriminator_lr",
+        ("set optimizer.clip_norm=1", "lower optimizer.generator_lr and optimizer.discriminator_lr"),
     ),
     "non_finite": Ailment(
         Rule(start=0.5, end=0.1, points=1, steps=0, grace=0),
         "training broke",
         "{value:.0f} values not finite{what}",
-        "set train.precision=fp32 or optimizer.clip_norm=1, or lower optimizer.generator_lr",
+        ("set train.precision=fp32 or optimizer.clip_norm=1", "lower optimizer.generator_lr"),
     ),
     "starving": Ailment(
         Rule(start=0.3, end=0.2, points=5, grace=0),  # healthy: 0.01
         "training waits for data",
         "{value:.0%} of the time",
-        "set data.cache=on, raise data.num_workers, or store smaller pictures",
+        ("set data.cache=on", "raise data.num_workers", "store smaller pictures"),
     ),
 }
 """Alarms by name, without side."""
@@ -108,7 +135,8 @@ AILMENTS = {
 # What the clock says is no part of a checkpoint: those of a resumed run are, bit for bit, the uninterrupted run's.
 _TIMED = ("data_wait", "starving")
 
-_NO_GRID_KNOB = "lower optimizer.generator_lr, or raise ema.decay"  # where the upsampling is resize already
+_NO_GRID_KNOBS = ("lower optimizer.generator_lr", "raise ema.decay")  # where the upsampling is resize already
+_OPTION = re.compile(r"[a-z_]+(?:\.[a-z_]+)+")
 
 
 @dataclass(frozen=True)
@@ -133,10 +161,12 @@ class Doctor:
         every: steps between looks; 0: never.
         upsample: `generator.upsample`, for what to do about a checkerboard.
         names: of domain A and domain B.
+        options: dotted keys that this method's config has.
     """
 
-    def __init__(self, *, every: int, upsample: str, names: tuple[str, str]) -> None:
+    def __init__(self, *, every: int, upsample: str, names: tuple[str, str], options: Container[str]) -> None:
         self._every = every
+        self._options = options
         self._upsample = upsample
         self._names = {"a": names[0], "b": names[1]}
         self._looks = RunningMean()
@@ -236,7 +266,7 @@ class Doctor:
     def _judge_surges(self, step: int, means: Mapping[str, float], scalars: dict[str, float]) -> list[Change]:
         """Losses and gradients against their own levels."""
         signals = {name: value for name, value in means.items() if name.startswith("grad_norm_")}
-        losses = [abs(value) for name, value in means.items() if _is_loss(name)]
+        losses = [abs(value) for name, value in means.items() if is_loss_term(name)]
         if losses:
             signals["losses"] = sum(losses)
         times = {
@@ -285,10 +315,16 @@ class Doctor:
         if alarm.since is None:
             self._lines.pop(name, None)
             return [Change(name, False, f"{name} is over: {figure} (it began at step {began})")]
-        knob = _NO_GRID_KNOB if kind == "checkerboard" and self._upsample == "resize" else ailment.knob
-        line = f"{name}: {ailment.seen.format(**words)} ({figure}, since step {alarm.since}): {knob.format(**words)}"
+        knobs = _NO_GRID_KNOBS if kind == "checkerboard" and self._upsample == "resize" else ailment.knobs
+        cure = self._advice([knob.format(**words) for knob in knobs])
+        line = f"{name}: {ailment.seen.format(**words)} ({figure}, since step {alarm.since}): {cure}"
         self._lines[name] = line
         return [Change(name, True, line)]
+
+    def _advice(self, knobs: list[str]) -> str:
+        """Those knobs that there are."""
+        there = [knob for knob in knobs if all(key in self._options for key in _OPTION.findall(knob))]
+        return ", or ".join([", ".join(there[:-1]), there[-1]] if len(there) > 1 else there)
 
     def state_dict(self) -> dict[str, Any]:
         """Plain values and tensors on the processor: a resumed run judges as an uninterrupted one would."""
@@ -325,9 +361,3 @@ def _ailment(name: str) -> Ailment:
 def _is_alike(variation: float | None) -> bool:
     """Whether translations are so much alike that they cannot go with their sources: that is one ailment, not two."""
     return variation is not None and variation < AILMENTS["mode_collapse"].rule.end
-
-
-def _is_loss(name: str) -> bool:
-    """Whether a scalar of a row is a loss term, by the names that terms have: <kind>_<side>."""
-    kind, _, side = name.rpartition("_")
-    return side in ("a", "b", "ab", "ba") and not kind.startswith(("score", "accuracy", "doctor"))

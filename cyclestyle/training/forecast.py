@@ -349,9 +349,10 @@ def _seconds(config: Config, images: Images, between: Between, num_steps: int, p
 
 
 def _disk(config: Config, between: Between, spent: Seconds) -> Disk:
-    values = 3 * 4 * square_size(config.data, config.generator) ** 2  # a row: RGB of four pictures
-    # Both directions, each as a file and in TensorBoard.
-    grids = spent.num_grids * 2 * 2 * config.log.num_samples * values * PNG_SHARE
+    # A row is RGB of four pictures, or of two where there is no way back; each grid is a file, and in TensorBoard.
+    num_pictures = 2 * 4 if between.num_directions == 2 else 2
+    values = num_pictures * 3 * square_size(config.data, config.generator) ** 2
+    grids = spent.num_grids * 2 * config.log.num_samples * values * PNG_SHARE
     folder = Path(config.output_dir).absolute()
     existing = next(each for each in (folder, *folder.parents) if each.exists())
     return Disk(

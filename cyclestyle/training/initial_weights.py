@@ -75,14 +75,18 @@ def start_from(initial: InitialWeights, method: Method) -> dict[str, str]:
     Returns:
         Facts for people: "gen_ab starts from" -> origin; empty without initial weights.
     """
-    for name, start in initial.items():
-        if name not in method.generators:
-            raise ConfigError(f"--init-from: {start.origin} is for {name}, which this method.name does not train")
+    fitting = {name: start for name, start in initial.items() if name in method.generators}
+    for name in initial.keys() - fitting.keys():
+        unused = f"{initial[name].origin} is for {name}, which this method.name does not train"
+        if not fitting:
+            raise ConfigError(f"--init-from: {unused}")
+        logger.info("--init-from: %s; left out", unused)
+    for name, start in fitting.items():
         method.get_submodule(name).load_state_dict(start.network.state_dict())
-    if initial:
-        for name in sorted(set(method.generators) - set(initial)):
+    if fitting:
+        for name in sorted(set(method.generators) - set(fitting)):
             logger.info("%s starts fresh: --init-from gave nothing for it", name)
-    return {f"{name} starts from": start.origin for name, start in initial.items()}
+    return {f"{name} starts from": start.origin for name, start in fitting.items()}
 
 
 def _direction(spec: TranslatorSpec, names: tuple[str, str]) -> str:

@@ -6,6 +6,7 @@ Plain data: names in, names out.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -16,6 +17,7 @@ _GROUPS = {
     "accuracy_": "accuracy",
     "grad_norm_": "gradient_norm",
     "doctor_": "doctor",
+    "augment_": "augmentation",
 }
 _SPEED = ("seconds_per_step", "images_per_second", "data_wait", "memory_gb")
 _CONTENT = ("luminance_correlation", "edge_correlation", "ssim", "lpips", "change", "diversity")
@@ -42,6 +44,15 @@ _DOCTOR = {
 }
 """What the doctor measures, with the title of its chart."""
 
+_CONTENT_TERMS = {
+    "cycle: away and back again": "cycle",
+    "identity: what needs no change": "identity",
+    "contrast: each place knows where it comes from": "(nce|nce_identity)",
+    "similarities between places kept": "src",
+    "coarse consistency, VGG's content and style, total variation": "(consistency|content|style|total_variation)",
+}
+"""Title of a chart -> the kinds of terms that it shows."""
+
 Setting = bool | float | str
 
 Charts = dict[str, tuple[str, list[str]]]
@@ -56,6 +67,11 @@ def tensorboard_tag(name: str) -> str:
         if name.startswith(prefix):
             return f"{group}/{name.removeprefix(prefix)}"
     return f"loss/{name}"
+
+
+def is_loss_term(name: str) -> bool:
+    """Whether a scalar of metrics.jsonl is a loss term: those end in the side that they are of, as cycle_a does."""
+    return name.rpartition("_")[2] in ("a", "b", "ab", "ba") and tensorboard_tag(name).startswith("loss/")
 
 
 def score_tag(name: str) -> str:
@@ -87,12 +103,15 @@ def flat_settings(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Settin
     return flat
 
 
-def custom_scalars(directions: Sequence[str]) -> dict[str, Charts]:
+def custom_scalars(directions: Sequence[str], terms: Iterable[str]) -> dict[str, Charts]:
     """The custom-scalars page: category -> charts, in the order in which one asks.
 
     Args:
         directions: that are evaluated, "ab" and "ba".
+        terms: loss terms that the method has, and augment_... where it adapts that; charts of others are left out.
     """
+    kinds = {name.rpartition("_")[0] for name in terms}
+    content = {title: _lines(f"loss/{stems}_.*") for title, stems in _CONTENT_TERMS.items() if _is_any(stems, kinds)}
     return {
         "Is it working: KID and its error, lower is better": _kid(directions),
         "Quality and content": {
@@ -103,11 +122,8 @@ def custom_scalars(directions: Sequence[str]) -> dict[str, Charts]:
             "diversity: 1 is that of the sources": _lines("content/diversity_.*"),
             "memorisation: far below 1 is copying": _lines("quality/memorisation_.*"),
         },
-        "Adversarial balance": _balance([direction[-1] for direction in directions]),
-        "Cycle and identity": {
-            "cycle: away and back again": _lines("loss/cycle_.*"),
-            "identity: what needs no change": _lines("loss/identity_.*"),
-        },
+        "Adversarial balance": _balance([direction[-1] for direction in directions], kinds),
+        "What keeps the content": content,
         "Speed": {
             "images a second": _lines("speed/images_per_second"),
             "share of time waiting for data": _lines("speed/data_wait"),
@@ -119,6 +135,10 @@ def custom_scalars(directions: Sequence[str]) -> dict[str, Charts]:
     }
 
 
+def _is_any(stems: str, kinds: Iterable[str]) -> bool:
+    return any(re.fullmatch(stems, kind) for kind in kinds)
+
+
 def _kid(directions: Sequence[str]) -> Charts:
     """A band for each direction, the first last: TensorBoard shows bands in reverse order."""
     return {
@@ -127,12 +147,14 @@ def _kid(directions: Sequence[str]) -> Charts:
     }
 
 
-def _balance(judged: Sequence[str]) -> Charts:
+def _balance(judged: Sequence[str], kinds: Iterable[str]) -> Charts:
+    adapting = {"augmentation: how likely for what they see": _lines("augmentation/.*")} if "augment" in kinds else {}
     scores = {f"disc {side}: apart it wins, as one it is blind": _lines(f"score/(real|fake)_{side}") for side in judged}
     return {
         **scores,
         "discriminators: loss": _lines("loss/discriminator_.*"),
         "generators: adversarial loss": _lines("loss/adversarial_.*"),
+        **adapting,
     }
 
 

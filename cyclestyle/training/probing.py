@@ -83,6 +83,7 @@ class Between:
         evaluation_seconds: one of `num_scored` pictures of each domain; 0: nothing is evaluated.
         evaluation_bytes: peak memory during it, all that stays from the steps included.
         num_scored: see above.
+        num_directions: that the method translates.
         checkpoint_bytes: what a checkpoint holds.
         translators_bytes: what the translators hold together.
         parameters: of each player's networks.
@@ -93,6 +94,7 @@ class Between:
     evaluation_seconds: float
     evaluation_bytes: int
     num_scored: int
+    num_directions: int
     checkpoint_bytes: int
     translators_bytes: int
     parameters: dict[str, int]
@@ -278,7 +280,7 @@ def _between(
         domain: [Fixed(Path(str(index)), random.integers(0, 256, shape, np.uint8)) for index in range(_NUM_COMPARED)]
         for domain in _DOMAINS
     }
-    doctor = Doctor(every=1, upsample=config.generator.upsample, names=_DOMAINS)
+    doctor = Doctor(every=1, upsample=config.generator.upsample, names=_DOMAINS, options=())
     doctor.look(1, batch, learned.translations)  # the first look makes what later ones use again
     look = _timed(lambda: doctor.look(1, batch, learned.translations), device)
     row_a, row_b = ([("", pictures[domain][0].pixels)] for domain in _DOMAINS)
@@ -309,6 +311,7 @@ def _between(
         evaluation_seconds=evaluation,
         evaluation_bytes=evaluation_peak,
         num_scored=NUM_SCORED,
+        num_directions=len(method.directions),
         checkpoint_bytes=sum(_bytes_in(part.state_dict()) for part in (method, averages, learner.optimization)),
         translators_bytes=_bytes_in(averages.state_dict()),
         parameters={player: sum(map(count_parameters, method.networks_of(player))) for player in method.players},
@@ -319,7 +322,6 @@ def _evaluator(
     config: Config, method: Method, pictures: Mapping[str, list[Fixed]], size: int, device: torch.device
 ) -> Evaluator:
     """As `scoring.build_evaluator` makes it, of these pictures, with what it computes only once already there."""
-    directions = [name.removeprefix("gen_") for name in method.generators]
     few = {domain: each[:NUM_SCORED] for domain, each in pictures.items()}
     sides = [
         Pictures(
@@ -330,7 +332,7 @@ def _evaluator(
             references=few[direction[1]],
             training=pictures[direction[1]],
         )
-        for direction in directions
+        for direction in method.directions
     ]
     section, channels = config.evaluate, config.data.channels
     extractor = build_extractor(section.extractor, section.weights, device, channels)

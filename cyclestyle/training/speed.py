@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 
+from cyclestyle.training.layout import is_loss_term
+
 
 class Speed:
     """Wall-clock of learning, without what logging, sampling and saving take."""
@@ -50,10 +52,17 @@ def summary(means: Mapping[str, float], speed: Mapping[str, float]) -> str:
     """What stands behind the progress bar: loss terms by kind, images/s, share of waiting for data."""
     kinds: dict[str, float] = {}
     for name, value in means.items():
-        kind, _, side = name.rpartition("_")
-        if side in ("a", "b", "ab", "ba") and not name.startswith(("score", "accuracy")):
+        if is_loss_term(name):
+            kind = name.rpartition("_")[0]
             kinds[kind] = kinds.get(kind, 0.0) + value
-    short = {"adversarial": "adv", "identity": "idt", "discriminator": "disc", "gradient_penalty": "gp"}
+    short = {
+        "adversarial": "adv",
+        "identity": "idt",
+        "nce_identity": "nce_idt",
+        "discriminator": "disc",
+        "gradient_penalty": "gp",
+        "total_variation": "tv",
+    }
     losses = " ".join(f"{short.get(kind, kind)} {value:.2f}" for kind, value in kinds.items())
     rates = f"{speed['images_per_second']:.1f} img/s, data {speed['data_wait']:.0%}, {speed['memory_gb']:.1f} GB"
     return f"{losses} | {rates}"

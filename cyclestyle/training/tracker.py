@@ -187,11 +187,11 @@ class Tracker:
                 self._lowest[name] = min(scores[name], self._lowest.get(name, math.inf))
         return {name: self._lowest[name] for name in names if name in self._lowest}
 
-    def layout(self, directions: Sequence[str]) -> None:
-        """Lay out the custom-scalars page, once at the start of a run; `directions` are "ab" and "ba"."""
+    def layout(self, directions: Sequence[str], terms: Sequence[str]) -> None:
+        """Lay out the custom-scalars page, once at the start of a run; see `layout.custom_scalars`."""
         if self._writer is not None:
             writer = self._writer
-            self._attempt(lambda: writer.add_custom_scalars(layout.custom_scalars(directions)))
+            self._attempt(lambda: writer.add_custom_scalars(layout.custom_scalars(directions, terms)))
 
     def hparams(self, settings: Mapping[str, Any], scores: Mapping[str, float]) -> None:
         """A row of TensorBoard's HParams page: the run's settings, and the scores that it ends with.

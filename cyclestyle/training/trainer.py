@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import asdict
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -22,7 +22,7 @@ from cyclestyle.batch import UnpairedBatch
 from cyclestyle.checkpoint import save_translator
 from cyclestyle.config.schema import LogConfig, TrainConfig
 from cyclestyle.devices import used_memory
-from cyclestyle.distributed import GroupError, gathered, highest, is_first
+from cyclestyle.distributed import GroupError, gathered, group_rank, highest, is_first
 from cyclestyle.errors import DataError
 from cyclestyle.inference.files import TranslatorSpec
 from cyclestyle.networks.build import memory_format
@@ -30,6 +30,7 @@ from cyclestyle.training.failures import DivergenceError
 from cyclestyle.training.feed import Feed
 from cyclestyle.training.interruption import StopRequest, stop_on_signals
 from cyclestyle.training.learner import Learner
+from cyclestyle.training.learning import Learned
 from cyclestyle.training.own_state import own_state, set_random_state, with_own_state
 from cyclestyle.training.previews import Previews
 from cyclestyle.training.profiling import Profile
@@ -52,12 +53,21 @@ class Batches(Protocol):
         ...
 
 
+class HeldOutImages(Protocol):
+    """Where images come from that are not trained on: a pure function of the position too."""
+
+    def images(self, position: int, num_images: int) -> dict[Literal["a", "b"], Tensor]:
+        """So many of each domain that was asked for, from the `position`-th on, N x C x H x W."""
+        ...
+
+
 class Trainer:
     """Trains a method from `step` to `num_steps`.
 
     Args:
         learner: networks, optimizers, moving averages, and the step.
         data, tracker, previews, folder: what is read and written.
+        held_out: what `Method.adapt` looks at; None: the method does not ask for it.
         watch: scores translations, finds the best checkpoint, raises alarms.
         specs: name of each generator -> what its translator file says about it.
         config: the `train` section.
@@ -75,6 +85,7 @@ class Trainer:
         *,
         learner: Learner,
         data: Batches,
+        held_out: HeldOutImages | None,
         tracker: Tracker,
         previews: Previews,
         watch: Watch,
@@ -91,6 +102,7 @@ class Trainer:
         self.averages = learner.averages
         self.precision = learner.precision
         self.data = data
+        self.held_out = held_out
         self.tracker = tracker
         self.previews = previews
         self.watch = watch
@@ -185,12 +197,29 @@ class Trainer:
         learned = self._learn(parts)
         self.position += self.config.batch_size
         self.averages.update(self.step)
+        if self.method.adapt_every and self.step % self.method.adapt_every == 0:
+            self._adapt(parts[0], learned)
         for scalars in learned.scalars:
             self.tracker.add(scalars)
         if self._is_logging():
             self.tracker.add({f"grad_norm_{player}": norm for player, norm in learned.norms.items()})
         if self.watch.is_looking(self.step) and is_first():
             self.watch.look(self.step, parts[0], learned.translations)
+
+    def _adapt(self, batch: UnpairedBatch, learned: Learned) -> None:
+        """Let the method turn what is no weight, by the first part of the last batch and by held-out images."""
+        images: dict[Literal["a", "b"], Tensor] = {}
+        if self.held_out is not None:
+            # Any places do, but those of a step are its own, and of several processes each has others.
+            first = self.position + group_rank() * len(batch)
+            images = self.held_out.images(first, len(batch))
+        layout = memory_format(self.device)
+        with self.precision.autocast(self.device):
+            self.method.adapt(
+                batch,
+                learned.translations,
+                {domain: each.to(self.device, memory_format=layout) for domain, each in images.items()},
+            )
 
     def _is_logging(self) -> bool:
         return self._due(self.log.scalars_every)

@@ -27,7 +27,7 @@ def steps(config: Config, task: Task) -> Probe:
         free_bytes=0, precision="bf16 (as configured)",
     )  # fmt: skip
     between = Between(
-        look_seconds=0, grid_seconds=0.5, evaluation_seconds=8.0, evaluation_bytes=GIB, num_scored=8,
+        look_seconds=0, grid_seconds=0.5, evaluation_seconds=8.0, evaluation_bytes=GIB, num_scored=8, num_directions=2,
         checkpoint_bytes=200 * 2**20, translators_bytes=40 * 2**20,
         parameters={"generators": 22_760_000, "discriminators": 5_530_000},
     )  # fmt: skip

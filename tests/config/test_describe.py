@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cyclestyle.config.describe import describe, field_texts, options_page
+from cyclestyle.config.methods import METHODS
 
 PAGE = Path(__file__).parents[2] / "docs" / "options.md"
 
@@ -31,7 +32,20 @@ def test_a_row_says_type_range_default_and_meaning() -> None:
     assert rows["data.cache"].type == "one of auto, on, off"
     assert rows["generator.blocks"].default == "null"
     assert rows["optimizer.betas"].default == "[0.5, 0.999]"
-    assert len(rows) == options_page().count("\n| `")
+    others = [
+        row for method in METHODS if method != "cyclegan" for row in describe(method) if row.key.startswith("method.")
+    ]
+    assert len(rows) + len(others) == options_page().count("\n| `")
+
+
+def test_inherited_options_have_their_texts_and_each_method_its_own_defaults() -> None:
+    cut, dclgan = ({row.key: row for row in describe(method)} for method in ("cut", "dclgan"))
+    assert cut["method.weights.r1"].text.startswith("Gradient penalty on real images")
+    assert cut["method.pool_size"].default == "0"
+    assert "only the newest" in cut["method.pool_size"].text
+    assert dclgan["method.pool_size"].default == "50"
+    assert "'image'" in cut["method.contrast.layers"].default
+    assert "'image'" not in dclgan["method.contrast.layers"].default
 
 
 @dataclass

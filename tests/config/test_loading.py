@@ -175,7 +175,7 @@ def test_a_value_in_place_of_a_section_is_refused(write: Write) -> None:
         ("data.flip=2", "data.flip: got 2, expected true or false"),
         ("generator.norm=layer", "generator.norm: got 'layer', expected one of instance, batch, none"),
         ("train.precision=16", "train.precision: got 16, expected one of auto, fp32, bf16, fp16"),
-        ("method.name=cut", "method.name: got 'cut', expected one of cyclegan"),
+        ("method.name=cat", "method.name: got 'cat', expected one of cyclegan, cut, dclgan"),
         ("optimizer.betas=[0.5]", "optimizer.betas: got [0.5], expected a list of 2 numbers such as [0.5, 0.999]"),
         ("optimizer.betas=0.5", "optimizer.betas: got 0.5, expected a list of 2 numbers such as [0.5, 0.999]"),
         ("optimizer.betas=[a, b]", "optimizer.betas: got ['a', 'b'], expected a list of 2 numbers"),

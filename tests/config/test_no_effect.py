@@ -6,6 +6,7 @@ import pytest
 
 from cyclestyle.config.keys import options_of
 from cyclestyle.config.loading import load_with_warnings
+from cyclestyle.config.methods import METHODS
 from cyclestyle.config.no_effect import IDLE
 
 
@@ -13,18 +14,30 @@ def warnings(*overrides: str) -> tuple[str, ...]:
     return load_with_warnings(None, ["data.root=pictures", "train.steps=7", *overrides])[1]
 
 
+ADAPTIVE = "discriminator={augment: [color], augment_adaptive: true}"
+
 CASES = [
     # setting, what makes it idle, what gives it its effect
     ("data.load_size=300", "data.resize=none", "data.resize=squash"),
     ("data.cache_limit_gb=2", "data.cache=on", "data.cache=auto"),
     ("method.gradient_penalty=one_centered", "method.weights.gradient_penalty=0", "method.weights.gradient_penalty=10"),
+    ("method.consistency_size=16", "method.weights.consistency_ab=0", "method.weights.consistency_ba=1"),
+    ("method.perceptual.file=vgg.pth", "method.weights.total_variation_ab=1", "method.weights.style_ab=1"),
+    ("method.perceptual.content_layers=[relu3_1]", "method.weights.style_ab=1", "method.weights.content_ba=1"),
+    ("method.perceptual.style_layers=[relu3_1]", "method.weights.content_ab=1", "method.weights.style_ab=1"),
     ("generator.blocks=3", "generator.name=unet", "generator.name=resnet"),
     ("generator.padding=zero", "generator.name=unet", "generator.name=resnet"),
+    ("generator.antialias=true", "generator.name=unet", "generator.name=resnet"),
+    ("generator.attention=true", "generator.name=unet", "generator.name=resnet"),
     ("generator.depth=7", "generator.name=resnet", "generator.name=unet"),
     ("generator.dropout=0.5", "generator={name: unet, depth: 5}", "generator={name: unet, depth: 6}"),
     ("generator.init_gain=1", "generator.init=kaiming", "generator.init=xavier"),
     ("discriminator.init_gain=1", "discriminator.init=kaiming", "discriminator.init=xavier"),
     ("discriminator.layers=2", "discriminator.name=pixel", "discriminator.name=patchgan"),
+    ("discriminator.antialias=true", "discriminator.name=pixel", "discriminator.name=multiscale"),
+    ("discriminator.augment_probability=0.5", "discriminator.noise=0.1", "discriminator.augment=[color]"),
+    ("discriminator.augment_target=0.6", "discriminator.augment=[color]", ADAPTIVE),
+    ("discriminator.augment_images=999", "discriminator.augment=[color]", ADAPTIVE),
     ("discriminator.scales=3", "discriminator.name=patchgan", "discriminator.name=multiscale"),
     ("optimizer.decay_start=0.1", "optimizer.schedule=constant", "optimizer.schedule=cosine"),
     ("optimizer.step_every=10", "optimizer.schedule=linear", "optimizer.schedule=step"),
@@ -45,6 +58,19 @@ CASES = [
 ]
 
 
+def test_the_hardness_of_negatives_is_hdces() -> None:
+    asked = ("method.name=cut", "method.contrast.hardness=10")
+    assert warnings(*asked) == ("method.contrast.hardness=10 has no effect with method.contrast.loss=nce",)
+    assert warnings(*asked, "method.contrast.loss=hdce") == ()
+
+
+def test_batch_statistics_do_nothing_for_single_pixels() -> None:
+    asked = ("discriminator.batch_statistics=true", "train.batch_size=2")
+    assert warnings(*asked) == ()
+    (line,) = warnings(*asked, "discriminator.name=pixel")
+    assert line == "discriminator.batch_statistics=true has no effect with discriminator.name=pixel"
+
+
 @pytest.mark.parametrize(("setting", "idle", "useful"), CASES)
 def test_a_setting_without_effect_is_named(setting: str, idle: str, useful: str) -> None:
     (line,) = warnings(setting, idle)
@@ -62,5 +88,7 @@ def test_all_four_folders_leave_nothing_to_the_root() -> None:
 
 def test_every_rule_names_real_options_and_is_tried_here() -> None:
     named = {key for idle in IDLE for key in idle.keys}
-    assert named <= set(options_of())
-    assert named == {setting.partition("=")[0] for setting, _, _ in CASES} | {"data.root"}
+    assert named <= set().union(*(options_of(method) for method in METHODS))
+    assert named == {setting.partition("=")[0] for setting, _, _ in CASES} | {
+        "data.root", "discriminator.batch_statistics", "method.contrast.hardness",
+    }  # fmt: skip

@@ -7,6 +7,7 @@ import pytest
 from cyclestyle.config import rules
 from cyclestyle.config.keys import alternatives, options_of
 from cyclestyle.config.loading import load_config
+from cyclestyle.config.methods import METHODS
 from cyclestyle.config.validation import RANGES, Range
 from cyclestyle.errors import ConfigError
 
@@ -31,7 +32,8 @@ def refusal(*overrides: str, without: str = "") -> str:
 
 
 def test_every_number_has_a_range_and_every_range_a_number() -> None:
-    numeric = {key for key, option in options_of().items() if {int, float} & set(alternatives(option.type))}
+    options = {key: option for method in METHODS for key, option in options_of(method).items()}
+    numeric = {key for key, option in options.items() if {int, float} & set(alternatives(option.type))}
     numeric.add("optimizer.betas")  # a pair of numbers
     assert set(RANGES) == numeric, "give the new field a range in cyclestyle/config/validation.py"
 

@@ -7,7 +7,7 @@ import math
 import random
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,8 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from cyclestyle.batch import UnpairedBatch
-from cyclestyle.config.methods import CycleGANConfig, CycleGANWeights
-from cyclestyle.config.schema import Config, DiscriminatorConfig, GeneratorConfig, OptimizerConfig
+from cyclestyle.config.keys import options_of
+from cyclestyle.config.methods import METHODS, CycleGANConfig, CycleGANWeights
+from cyclestyle.config.schema import DiscriminatorConfig, GeneratorConfig, OptimizerConfig
 from cyclestyle.devices import choose_precision
 from cyclestyle.methods.cyclegan import CycleGAN
 from cyclestyle.training.doctor import AILMENTS, Change, Doctor
@@ -69,8 +70,8 @@ def healthy_row(step: int) -> dict[str, float]:
     }
 
 
-def doctor(upsample: str = "transpose") -> Doctor:
-    return Doctor(every=10, upsample=upsample, names=NAMES)
+def doctor(upsample: str = "transpose", method: str = "cyclegan") -> Doctor:
+    return Doctor(every=10, upsample=upsample, names=NAMES, options=options_of(method))
 
 
 def drive(
@@ -141,7 +142,7 @@ def test_what_is_logged() -> None:
 
 def test_is_due_every_so_many_steps() -> None:
     assert [step for step in range(1, 41) if doctor().is_due(step)] == [10, 20, 30, 40]
-    assert not any(Doctor(every=0, upsample="resize", names=NAMES).is_due(step) for step in range(1, 41))
+    assert not any(Doctor(every=0, upsample="resize", names=NAMES, options=()).is_due(step) for step in range(1, 41))
 
 
 # ---------------------------------------------------------------------------------------------- each alarm
@@ -390,20 +391,30 @@ def test_random_states_and_images_are_left_alone() -> None:
 # ---------------------------------------------------------------------------------------------- words
 
 
-def flat(tree: Mapping[str, object], prefix: str = "") -> set[str]:
-    keys: set[str] = set()
-    for key, value in tree.items():
-        keys |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}"}
-    return keys
-
-
 @pytest.mark.parametrize("kind", AILMENTS)
 def test_knobs_name_real_options(kind: str) -> None:
-    known = flat(asdict(Config()))
-    knob = AILMENTS[kind].knob.format(x="a", y="b", source="photo", target="painting")
-    named = re.findall(r"[a-z_]+(?:\.[a-z_]+)+", knob)
-    assert named
-    assert set(named) <= known
+    """Each an option of some method, and for every method something is left to do."""
+    knobs = [knob.format(x="a", y="b", source="photo", target="painting") for knob in AILMENTS[kind].knobs]
+    named = {knob: set(re.findall(r"[a-z_]+(?:\.[a-z_]+)+", knob)) for knob in knobs}
+    assert any(named.values())
+    everything = set().union(*(options_of(method) for method in METHODS))
+    for keys in named.values():
+        assert keys <= everything
+    for method in METHODS:
+        assert any(keys and keys <= set(options_of(method)) for keys in named.values()), method
+
+
+@pytest.mark.parametrize(
+    ("method", "said", "unsaid"),
+    [("cyclegan", "cycle_a", "nce_ab"), ("cut", "nce_ab", "cycle_a"), ("dclgan", "nce_ab", "cycle_a")],
+)
+def test_only_knobs_of_the_method_are_named(method: str, said: str, unsaid: str) -> None:
+    patient = doctor(method=method)
+    drive(patient, range(1, 1200), ab=between(unchanged))
+    line = patient.active["does_nothing_ab"]
+    assert f"method.weights.{said}" in line
+    assert unsaid not in line
+    assert ", or raise method.weights.adversarial_ab" in line
 
 
 # ---------------------------------------------------------------------------------------------- real networks

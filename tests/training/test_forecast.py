@@ -41,7 +41,8 @@ def probe_of(batch: int, *, idle: int = 90, fixed: int = 100, slope: float = 7, 
 
 BETWEEN = Between(
     look_seconds=0.02, grid_seconds=0.5, evaluation_seconds=4.0, evaluation_bytes=GIB // 2, num_scored=8,
-    checkpoint_bytes=100_000_000, translators_bytes=40_000_000, parameters={"generators": 3, "discriminators": 1},
+    num_directions=2, checkpoint_bytes=100_000_000, translators_bytes=40_000_000,
+    parameters={"generators": 3, "discriminators": 1},
 )  # fmt: skip
 
 

@@ -163,14 +163,15 @@ def followed(size: int, precision: str, dtype: torch.dtype, *, recomputed: bool)
 
 @pytest.mark.parametrize("recomputed", [False, True], ids=["kept", "recomputed"])
 @pytest.mark.parametrize("size", [1, 2])
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-4), (torch.float64, 1e-9)])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-3), (torch.float64, 1e-9)])
 def test_twenty_steps_follow_a_plain_cyclegan(
     dtype: torch.dtype, tolerance: float, size: int, recomputed: bool
 ) -> None:
     """channels_last, joined passes, our norm, fused Adam, the pool by indices; plain: none of these.
 
     Few filters and a large initialisation: with the usual ones two plain trainings drift apart by themselves in fp32,
-    by 1e-3 in three steps where their weights differ by 1e-7 (docs/performance.md).
+    by 1e-3 in three steps where their weights differ by 1e-7 (docs/performance.md). With these too it hangs on the
+    processor's rounding: of 20 steps at batch 1 in fp32 up to 1e-4 was seen on one, 5e-4 on another.
     """
     for name, ours, plain in followed(size, "fp32", dtype, recomputed=recomputed):
         assert ours == pytest.approx(plain, rel=tolerance), name

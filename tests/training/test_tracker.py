@@ -23,7 +23,7 @@ from tensorboard.plugins.hparams import api_pb2, backend_context, list_session_g
 
 from cyclestyle.config.loading import to_mapping
 from cyclestyle.config.schema import Config
-from cyclestyle.training.layout import HEADLINE_SETTINGS, custom_scalars, flat_settings, tensorboard_tag
+from cyclestyle.training.layout import HEADLINE_SETTINGS, custom_scalars, flat_settings, is_loss_term, tensorboard_tag
 from cyclestyle.training.tracker import Tracker, strict
 
 
@@ -281,7 +281,7 @@ def full_row() -> dict[str, float]:
 
 def test_every_chart_of_the_layout_has_curves(tmp_path: Path) -> None:
     tracker = Tracker(tmp_path, 0)
-    tracker.layout(["ab", "ba"])
+    tracker.layout(["ab", "ba"], ["cycle_a", "cycle_b", "identity_a", "identity_b"])
     tracker.write(1, full_row(), {"starving": "cache"})
     metrics = (
         "kid",
@@ -301,7 +301,7 @@ def test_every_chart_of_the_layout_has_curves(tmp_path: Path) -> None:
     page = layout_pb2.Layout.FromString(event.tensor_proto.string_val[0])
     shown = set()
     assert [category.title.split(":")[0] for category in page.category] == [
-        "Is it working", "Quality and content", "Adversarial balance", "Cycle and identity", "Speed", "Doctor",
+        "Is it working", "Quality and content", "Adversarial balance", "What keeps the content", "Speed", "Doctor",
     ]  # fmt: skip
     for chart in (chart for category in page.category for chart in category.chart):
         exact = [tag for band in chart.margin.series for tag in (band.value, band.lower, band.upper)]
@@ -314,13 +314,38 @@ def test_every_chart_of_the_layout_has_curves(tmp_path: Path) -> None:
 
 
 def test_a_layout_of_one_direction_leaves_the_other_out() -> None:
-    page = custom_scalars(["ab"])
+    page = custom_scalars(["ab"], ["nce_ab", "nce_identity_b", "augment_b"])
     assert page["Is it working: KID and its error, lower is better"] == {
         "KID ab": ("Margin", ["quality/kid_ab", "quality/kid_lower_ab", "quality/kid_upper_ab"])
     }
     assert [title for title in page["Adversarial balance"] if title.startswith("disc ")] == [
         "disc b: apart it wins, as one it is blind"
     ]
+
+
+def test_the_layout_shows_what_the_method_has() -> None:
+    cut = custom_scalars(["ab"], ["adversarial_ab", "nce_ab", "nce_identity_b", "total_variation_ab", "augment_b"])
+    cyclegan = custom_scalars(["ab"], ["cycle_a", "identity_b"])
+    (contrast, _), (common, _) = ((pattern, kind) for kind, (pattern,) in cut["What keeps the content"].values())
+    for name in ("nce_ab", "nce_identity_b"):
+        assert re.match(contrast, tensorboard_tag(name))
+    assert re.match(common, tensorboard_tag("total_variation_ab"))
+    assert [title.split(":")[0] for title in cyclegan["What keeps the content"]] == ["cycle", "identity"]
+    assert {title.split(":")[0] for title in cut["Adversarial balance"]} - {
+        title.split(":")[0] for title in cyclegan["Adversarial balance"]
+    } == {"augmentation"}
+
+
+@pytest.mark.parametrize(
+    ("name", "is_term"),
+    [
+        ("cycle_a", True), ("nce_identity_b", True), ("total_variation_ab", True), ("r1_b", True),
+        ("score_real_b", False), ("accuracy_a", False), ("augment_b", False), ("doctor_change_ab", False),
+        ("grad_norm_generators", False), ("lr_generators", False), ("data_wait", False),
+    ],
+)  # fmt: skip
+def test_what_is_a_loss_term(name: str, is_term: bool) -> None:
+    assert is_loss_term(name) is is_term
 
 
 def hparams_page(folder: Path, sort_by: str) -> tuple[Any, list[tuple[str, dict[str, Any], dict[str, float]]]]:
@@ -421,7 +446,7 @@ def test_a_failing_disk_warns_once_and_never_raises(tmp_path: Path, caplog: pyte
     tracker.image("grid", np.zeros((2, 2, 3), np.uint8), 1)
     tracker.picture(tmp_path / "gone" / "grid.png", np.zeros((2, 2, 3), np.uint8))
     tracker.text("config", "", 0)
-    tracker.layout(["ab", "ba"])
+    tracker.layout(["ab", "ba"], [])
     tracker.alarm(3, "starving", "set data.cache=on", True)
     tracker.evaluation(evaluation(3, kid_ab=1.0))
     tracker.hparams({"seed": 0}, {"kid_ab": 1.0})

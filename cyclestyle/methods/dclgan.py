@@ -1,0 +1,125 @@
+"""DCLGAN: two generators, content kept by contrast in both directions.
+
+Han, Shoeiby, Petersson, Armin: "Dual Contrastive Learning for Unsupervised Image-to-Image Translation", CVPR Workshops
+2021.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from cyclestyle.batch import UnpairedBatch
+from cyclestyle.config.methods import DCLGANConfig
+from cyclestyle.config.schema import DiscriminatorConfig, GeneratorConfig
+from cyclestyle.losses import reconstruction
+from cyclestyle.losses.widening import widened
+from cyclestyle.methods.adversarial import AdversarialMethod, Translated
+from cyclestyle.methods.contrast import Contrast
+from cyclestyle.networks.layers import mixes_images
+from cyclestyle.networks.recomputing import Recomputable
+
+
+@dataclass
+class DCLGANOutputs(Translated):
+    """See `Translated`; beside it
+
+    Attributes:
+        idt_a, idt_b: real_a through gen_ba, real_b through gen_ab; None when identity has no weight.
+        keys: direction -> features of its source, a layer each, without gradients.
+    """
+
+    idt_a: Tensor | None
+    idt_b: Tensor | None
+    keys: dict[str, list[Tensor]]
+
+
+class DCLGAN(AdversarialMethod):
+    """Two generators against two discriminators; each encoder knows one domain, real or translated into it.
+
+    A translation into B is seen by the encoder of gen_ba, its source by that of gen_ab (section 3.2). The
+    discriminators step first, as in CUT.
+    """
+
+    players: ClassVar[tuple[str, ...]] = ("discriminators", "generators")
+    generators: ClassVar[tuple[str, ...]] = ("gen_ab", "gen_ba")
+
+    def __init__(
+        self,
+        config: DCLGANConfig,
+        generator: GeneratorConfig,
+        discriminator: DiscriminatorConfig,
+        channels: int,
+        seed: int,
+    ) -> None:
+        super().__init__(config, generator, discriminator, channels, seed)
+        self.contrast = Contrast(config.contrast, generator, channels)
+        self.embed_ab = self.contrast.embedding()
+        self.embed_ba = self.contrast.embedding()
+        self._placing = torch.Generator().manual_seed(seed + 4)
+
+    def networks_of(self, player: str) -> list[nn.Module]:
+        """See `Method`."""
+        networks = super().networks_of(player)
+        return [*networks, self.embed_ab, self.embed_ba] if player == "generators" else networks
+
+    def draw(self, batch: UnpairedBatch) -> dict[str, Tensor]:
+        """Beside what every discriminator needs: places that are compared, the same in both directions."""
+        return super().draw(batch) | self.contrast.draw(batch.real_a.shape, self._placing)
+
+    def forward_batch(self, batch: UnpairedBatch) -> DCLGANOutputs:
+        """A translation and an identity in one pass where that changes nothing; keys are features on its way."""
+        fake_b, idt_b, keys_ab = self._translate(
+            self.gen_ab, batch.real_a, batch.real_b if self.weights["identity_b"] else None
+        )
+        fake_a, idt_a, keys_ba = self._translate(
+            self.gen_ba, batch.real_b, batch.real_a if self.weights["identity_a"] else None
+        )
+        return DCLGANOutputs({"ab": fake_b, "ba": fake_a}, idt_a, idt_b, {"ab": keys_ab, "ba": keys_ba})
+
+    def _translate(
+        self, generator: Recomputable, images: Tensor, same: Tensor | None
+    ) -> tuple[Tensor, Tensor | None, list[Tensor]]:
+        is_joined = same is not None and not mixes_images(generator)
+        given = torch.cat([images, same]) if is_joined and same is not None else images
+        made, features = generator.translate_with_features(given, list(self.contrast.layers))
+        keys = [feature[: len(images)].detach() for feature in features]
+        if is_joined:
+            fake, idt = widened(made).chunk(2)
+            return fake, idt, keys
+        return widened(made), None if same is None else widened(generator(same)), keys
+
+    def own_terms(self, batch: UnpairedBatch, outputs: Any) -> dict[str, Tensor]:
+        """Contrast of each translation with its source, and of similarities (SRC); identity as in CycleGAN."""
+        encoders = {"ab": (self.gen_ab, self.embed_ab), "ba": (self.gen_ba, self.embed_ba)}
+        names, places = list(self.contrast.layers), self.contrast.places(batch.draws)
+        terms: dict[str, Tensor] = {}
+        for direction, back in (("ab", "ba"), ("ba", "ab")):
+            weights = {name: self.weights[f"{name}_{direction}"] for name in ("nce", "src")}
+            if not any(weights.values()):
+                continue
+            (_, embed_source), (gen_back, embed_back) = encoders[direction], encoders[back]
+            queries = embed_back(gen_back.encode(outputs.fakes[direction], names), places)
+            with torch.no_grad():
+                keys = embed_source(outputs.keys[direction], places)
+            if weights["nce"]:
+                terms[f"nce_{direction}"] = self.contrast.loss(queries, keys)
+            if weights["src"]:
+                terms[f"src_{direction}"] = self.contrast.relations(queries, keys)
+        if outputs.idt_a is not None:
+            terms["identity_a"] = reconstruction.identity(outputs.idt_a, batch.real_a)
+        if outputs.idt_b is not None:
+            terms["identity_b"] = reconstruction.identity(outputs.idt_b, batch.real_b)
+        return terms
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """See `Method`."""
+        return super().get_extra_state() | {"placing": self._placing.get_state()}
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """See `get_extra_state`."""
+        super().set_extra_state(state)
+        self._placing.set_state(state["placing"].cpu())
