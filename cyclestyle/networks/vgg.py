@@ -74,7 +74,6 @@ class VGG19Features(nn.Module):
         for name in self._names:
             if name.endswith("_1") and name != "relu1_1":
                 x = F.max_pool2d(x, 2)
-            # Not in place: what was returned stays what it was.
             x = F.relu(F.conv2d(x, getattr(self, f"{name}_weight"), getattr(self, f"{name}_bias"), padding=1))
             if name in self.layers:
                 features[name] = x
