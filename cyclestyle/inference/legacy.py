@@ -80,8 +80,11 @@ def describe(config: GeneratorConfig, channels: int) -> str:
     else:
         form = f"a ResNet generator of {rules.resolved_blocks(config)} blocks"
     norm = "no norm" if config.norm == "none" else f"{config.norm} norm"
-    dropout = ", dropout" if config.dropout > 0 else ""
-    return f"{form}, {config.filters} filters, {norm}{dropout}, {channels} channel{'s' if channels != 1 else ''}"
+    has = {"dropout": config.dropout > 0}
+    if not rules.is_unet(config):
+        has |= {"antialias": config.antialias, "attention": config.attention}
+    extras = "".join(f", {name}" for name, there in has.items() if there)
+    return f"{form}, {config.filters} filters, {norm}{extras}, {channels} channel{'s' if channels != 1 else ''}"
 
 
 # ---------------------------------------------------------------------------------------------------- reading
@@ -123,8 +126,9 @@ def _refuse_other_networks(weights: Mapping[str, Tensor], source: Path) -> None:
         raise CheckpointError(f"{source} holds a discriminator: {needed}")
     if any(name.endswith(".filt") for name in weights):
         raise CheckpointError(
-            f"{source} holds a generator with antialiasing, as CUT trains it (filt buffers), which cyclestyle does not "
-            "have: needed is one trained with --no_antialias --no_antialias_up, or by CycleGAN"
+            f"{source} holds a generator with antialiasing, as CUT trains it (filt buffers): its upsampling "
+            "convolutions see zeros beyond the border, those of cyclestyle (generator.antialias) reflections; needed "
+            "is one trained with --no_antialias --no_antialias_up, or by CycleGAN"
         )
     if any(word in name for name in weights for word in ("modulation", "style", "synthesis", "mapping")):
         raise CheckpointError(f"{source} holds a StyleGAN generator, which cyclestyle does not have: {needed}")
@@ -237,6 +241,9 @@ def _obstacle(generator: GeneratorConfig) -> str | None:
         depth = rules.resolved_depth(generator)
         if depth < SMALLEST_UNET:
             return f"only U-Nets with generator.depth of at least {SMALLEST_UNET}, and this one has {depth}"
+    elif generator.antialias or generator.attention:
+        option = "antialias" if generator.antialias else "attention"
+        return f"no generator.{option}, and this one has it"
     elif generator.padding != "reflect":
         # With its padding_type=zero the two outermost convolutions still pad by reflection.
         return f"only generator.padding=reflect, and this one has {generator.padding}"

@@ -22,12 +22,17 @@ from cyclestyle.networks.resnet_generator import ResnetGenerator
 # Whole at once: input and output of the layer that needs most, and what oneDNN sets aside; (fp32, half precision).
 # With resize that is the doubled map before its convolution, which has twice the channels: as such, padded, reordered.
 _RESNET_WHOLE = {"transpose": (2.3, 3.6), "resize": (6.0, 6.3), "subpixel": (2.8, 3.4)}
+# With antialias, whatever the upsampling: before the first blur norm, ReLU and padding, each with twice the channels
+# at full size (6.5 was seen in fp32; half precision has the same tensors).
+_BLURRED_WHOLE = (7.0, 7.5)
 _UNET_WHOLE = {"transpose": (1.5, 2.4), "resize": (5.4, 5.8), "subpixel": (1.9, 2.4)}
 
 # In bands: x and y at a quarter of the size, or one map at half of it, or the skips of a U-Net: half a unit each.
 _MAPS = 0.5
 # Everything else lives as long as a band; in units of a band. 9 to 15 were seen, allocator included.
 _BANDS = 14
+# With antialias: 13 to 15 where 7 to 10 were seen without.
+_BLURRED_BANDS = 20
 
 # A limit is to be kept, not met on average: the output that fills up meanwhile, holes between chunks.
 _SAFETY = 1.5
@@ -43,7 +48,7 @@ _RESERVE = 2**29
 def forecast_whole(generator: nn.Module, height: int, width: int) -> int:
     """Bytes that `generator(image)` takes at its peak, beyond weights and the image."""
     table = _RESNET_WHOLE if isinstance(generator, ResnetGenerator) else _UNET_WHOLE
-    full, half = table[_upsample_name(generator)]
+    full, half = _BLURRED_WHOLE if _is_blurred(generator) else table[_upsample_name(generator)]
     narrow, wide = _value_sizes(generator)
     values = height * width * _filters(generator)
     # The ends of the network may compute in fp32 while the rest is in half precision.
@@ -59,7 +64,8 @@ def forecast_tiled(generator: nn.Module, height: int, width: int, tile: int) -> 
 
 def bytes_of_bands(generator: nn.Module, width: int, rows: int) -> int:
     """Bytes beside the maps that are kept, for bands of `rows` rows."""
-    return _BANDS * rows * width * _filters(generator) * _value_sizes(generator)[1]
+    bands = _BLURRED_BANDS if _is_blurred(generator) else _BANDS
+    return bands * rows * width * _filters(generator) * _value_sizes(generator)[1]
 
 
 def available(device: torch.device) -> int:
@@ -148,6 +154,10 @@ def _value_sizes(generator: nn.Module) -> tuple[int, int]:
     """Bytes a value: of the narrowest and of the widest convolution."""
     sizes = [layer.weight.element_size() for layer in generator.modules() if isinstance(layer, nn.Conv2d)]
     return min(sizes), max(sizes)
+
+
+def _is_blurred(generator: nn.Module) -> bool:
+    return isinstance(generator, ResnetGenerator) and generator.antialias
 
 
 def _upsample_name(generator: nn.Module) -> str:

@@ -7,6 +7,7 @@ layer does. Kept are the maps between, at half and quarter size; a chunk is free
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
@@ -20,13 +21,17 @@ from cyclestyle.inference.memory import host_budget, map_budget
 from cyclestyle.inference.windows import (
     Canvas,
     Normalization,
+    blur,
     convolve,
     halos_of_upsample,
     rectify,
     rows_a_band,
+    statistics_dtype,
     upsample,
     with_halos,
 )
+from cyclestyle.networks.attention import SelfAttention, averaging
+from cyclestyle.networks.layers import BlurPool
 from cyclestyle.networks.resnet_generator import ResnetBlock, ResnetGenerator
 from cyclestyle.networks.unet_generator import UnetGenerator, UnetStage
 
@@ -59,7 +64,7 @@ def translate_tiled(
 
     Args:
         generator: in evaluation mode; a convolution computes in the dtype of its weight, without autocast.
-        read_rows: every row is asked for once, those of a ResNet with instance norm twice.
+        read_rows: every row is asked for once, those of a ResNet with instance norm twice (with antialias too: thrice).
         height, width: of the picture, multiples of `generator.stride`.
         memory_limit: bytes that the process may hold (on a GPU: of the GPU's memory). What does not fit goes to the
             processor's memory if there is a GPU, then to a file; a limit that the bands alone pass is not kept.
@@ -77,24 +82,36 @@ def translate_tiled(
     def write_band(index: int, band: Tensor) -> None:
         write_rows(starts[index], band if band.dtype == torch.float64 else band.float())
 
-    run = _bands_through_resnet if isinstance(generator, ResnetGenerator) else _bands_through_unet
     budget = map_budget(generator, width, rows, device, memory_limit)
     with ChunkStore(device, budget, host_budget, scratch) as store:
-        run(generator, read_bands, write_band, len(starts), store)  # type: ignore[arg-type]
+        if isinstance(generator, ResnetGenerator):
+            _bands_through_resnet(generator, read_bands, write_band, len(starts), store, height=height)
+        else:
+            _bands_through_unet(generator, read_bands, write_band, len(starts), store)  # type: ignore[arg-type]
 
 
 def _bands_through_resnet(
-    generator: ResnetGenerator, read_bands: _ReadBands, write_band: _WriteBand, num_bands: int, store: ChunkStore
+    generator: ResnetGenerator,
+    read_bands: _ReadBands,
+    write_band: _WriteBand,
+    num_bands: int,
+    store: ChunkStore,
+    *,
+    height: int,
 ) -> None:
     layers = list(generator.model)
-    blocks = [layer for layer in layers if isinstance(layer, ResnetBlock)]
+    middle = [layer for layer in layers if isinstance(layer, ResnetBlock | SelfAttention)]
     mode = str(layers[0].mode)
     canvas = Canvas(store.device)
-    x, norm = _halved_twice(layers[:10], read_bands, num_bands, store, canvas)
+    halved_twice = _blurred_twice if generator.antialias else _halved_twice
+    x, norm = halved_twice(layers[:10], read_bands, num_bands, store, canvas)
     trunk = _Trunk(x, norm, FeatureMap(store), num_bands)
-    for block in blocks:
-        _through_block(block, trunk, mode, canvas)
-    bands = _doubled_twice(layers[10 + len(blocks) : -3], trunk, store, canvas)
+    for layer in middle:
+        if isinstance(layer, ResnetBlock):
+            _through_block(layer, trunk, mode, canvas)
+        else:
+            _through_attention(layer, trunk, height // generator.stride)
+    bands = _doubled_twice(layers[10 + len(middle) : -3], trunk, store, canvas)
     for index, window in enumerate(with_halos(bands, 3, 3)):
         write_band(index, torch.tanh(convolve(window, layers[-2], 3, mode, canvas)))
 
@@ -123,24 +140,84 @@ def _halved_twice(
     return quarter, quarter_norm
 
 
+def _blurred_twice(
+    layers: list[nn.Module], read_bands: _ReadBands, num_bands: int, store: ChunkStore, canvas: Canvas
+) -> tuple[FeatureMap, None]:
+    """Image to quarter size through blurred halvings, after which nothing is left to do.
+
+    Each convolution before a blur makes a map four times as large as the one after: where its norm asks for the whole
+    picture, the convolution runs twice, rather than that its map is kept.
+    """
+    pad, wide_conv, norm_layer = layers[:3]
+    norm = Normalization(norm_layer)
+
+    def after_first() -> Iterator[Tensor]:
+        for window in with_halos(read_bands(), 3, 3):
+            yield convolve(window, wide_conv, 3, str(pad.mode), canvas)
+
+    def full_size() -> Iterator[Tensor]:
+        return (norm.apply(band, relu=True) for band in after_first())
+
+    if norm.needs_statistics:
+        for band in after_first():
+            norm.gather(band)
+    half, quarter = FeatureMap(store), FeatureMap(store)
+    for index, chunk in enumerate(_blurred(layers[4:7], full_size, full_size, canvas)):
+        half.put(index, chunk)
+
+    def half_size() -> Iterator[Tensor]:
+        return (half.get(index) for index in range(num_bands))
+
+    def last_half_size() -> Iterator[Tensor]:
+        return (half.take(index) for index in range(num_bands))
+
+    for index, chunk in enumerate(_blurred(layers[7:], half_size, last_half_size, canvas)):
+        quarter.put(index, chunk)
+    return quarter, None
+
+
+def _blurred(layers: list[nn.Module], bands: _ReadBands, last_bands: _ReadBands, canvas: Canvas) -> Iterator[Tensor]:
+    """Bands through a convolution, its norm, ReLU and blur.
+
+    If the norm asks for the whole picture they are read as `bands` first, and always as `last_bands` at last.
+    """
+    conv, norm_layer, activation = layers
+    assert isinstance(activation, nn.Sequential)
+    pool = activation[1]
+    assert isinstance(pool, BlurPool)
+    norm = Normalization(norm_layer)
+
+    def convolved(read: _ReadBands) -> Iterator[Tensor]:
+        return (convolve(window, conv, 1, "constant", canvas) for window in with_halos(read(), 1, 1))
+
+    if norm.needs_statistics:
+        for band in convolved(bands):
+            norm.gather(band)
+    rectified = (norm.apply(band, relu=True) for band in convolved(last_bands))
+    return (blur(window, pool, canvas) for window in with_halos(rectified, 1, 0))
+
+
 class _Trunk:
     """The maps x and y at quarter size. What is still to be done to x is done when the next layer reads it."""
 
-    def __init__(self, x: FeatureMap, norm: Normalization, y: FeatureMap, num_bands: int) -> None:
+    def __init__(self, x: FeatureMap, norm: Normalization | None, y: FeatureMap, num_bands: int) -> None:
         self.x, self.y = x, y
-        self.entry_norm: Normalization | None = norm  # x becomes relu(norm(x)) first,
-        self.block_norm: Normalization | None = None  # and x + norm(y) after each block
+        self.entry_norm = norm  # x becomes relu(norm(x)) first,
+        self.block_norm: Normalization | None = None  # x + norm(y) after each block,
+        self.attended: Callable[[Tensor], Tensor] | None = None  # and this of x after attention
         self.indices = range(num_bands)
 
-    def chunks(self, *, last: bool = False) -> Iterator[Tensor]:
-        """The chunks of x, finished; with `last` none are kept."""
+    def chunks(self, *, keep_x: bool = True, keep_y: bool = True) -> Iterator[Tensor]:
+        """The chunks of x, finished, in place of the ones before if they are kept."""
         for index in self.indices:
-            x = self.x.take(index) if last else self.x.get(index)
+            x = self.x.get(index) if keep_x else self.x.take(index)
             if self.entry_norm is not None:
                 x = self.entry_norm.apply(x, relu=True)
             if self.block_norm is not None:
-                x.add_(self.block_norm.apply(self.y.take(index) if last else self.y.get(index)))
-            if not last:
+                x.add_(self.block_norm.apply(self.y.get(index) if keep_y else self.y.take(index)))
+            if self.attended is not None:
+                x = self.attended(x)
+            if keep_x:
                 self.x.put(index, x)
             yield x
 
@@ -156,7 +233,25 @@ def _through_block(block: ResnetBlock, trunk: _Trunk, mode: str, canvas: Canvas)
     rectified = (between.apply(y.get(index), relu=True) for index in trunk.indices)
     for index, window in enumerate(with_halos(rectified, 1, 1)):
         y.put(index, after.gather(convolve(window, second, 1, mode, canvas)))
-    trunk.entry_norm, trunk.block_norm = None, after
+    trunk.entry_norm, trunk.block_norm, trunk.attended = None, after, None
+
+
+def _through_attention(attention: SelfAttention, trunk: _Trunk, height: int) -> None:
+    """x, of `height` rows in all, is averaged; what its places take from the averages is left to the next layer."""
+    pooled: Tensor | None = None
+    row = 0
+    for chunk in trunk.chunks(keep_y=False):
+        wide = chunk.to(statistics_dtype(chunk))
+        along, across = (averaging(size, wide.device, wide.dtype) for size in (height, wide.shape[3]))
+        rows = along[:, row : row + wide.shape[2]]
+        part = rows @ (wide @ across.T)
+        pooled = part if pooled is None else pooled + part
+        row += wide.shape[2]
+        dtype = chunk.dtype
+    assert pooled is not None
+    assert row == height, f"{row} rows of {height}"
+    trunk.entry_norm, trunk.block_norm = None, None
+    trunk.attended = partial(attention.attend, pooled=pooled.to(dtype))
 
 
 def _layers_after_convolutions(layers: nn.Sequential) -> list[nn.Module]:
@@ -168,7 +263,7 @@ def _doubled_twice(layers: list[nn.Module], trunk: _Trunk, store: ChunkStore, ca
     up, half_norm_layer, _, last_up, norm_layer, _ = layers
     half_norm, norm = Normalization(half_norm_layer), Normalization(norm_layer)
     half = FeatureMap(store)
-    for index, window in enumerate(with_halos(trunk.chunks(last=True), *halos_of_upsample(up))):
+    for index, window in enumerate(with_halos(trunk.chunks(keep_x=False, keep_y=False), *halos_of_upsample(up))):
         half.put(index, half_norm.gather(upsample(window, up, canvas)))
 
     def rectified() -> Iterator[Tensor]:

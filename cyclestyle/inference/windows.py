@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cyclestyle.networks.layers import InstanceNorm, ResizeConv, SubpixelConv
+from cyclestyle.networks.layers import BlurPool, InstanceNorm, ResizeConv, SubpixelConv
 
 # Pixels whose mean and variance are taken at once, in fp32; these are merged in float64.
 _PIXELS_A_SUM = 4096
@@ -116,6 +116,14 @@ def convolve(window: Window, conv: nn.Module, padding: int, mode: str, canvas: C
     return F.conv2d(padded, conv.weight, conv.bias, conv.stride)
 
 
+def blur(window: Window, layer: BlurPool, canvas: Canvas) -> Tensor:
+    """The blurred halving of a band of even height with one row above: 1 x C x n x W to 1 x C x n / 2 x W / 2."""
+    padded = canvas.pad(window, 1, "reflect", window.rows.dtype)
+    channels = padded.shape[1]
+    weight = layer.filter.to(padded.dtype).expand(channels, 1, 3, 3)
+    return F.conv2d(padded, weight, stride=2, groups=channels)  # an even height never reaches the padding below
+
+
 def halos_of_upsample(layer: nn.Module) -> tuple[int, int]:
     """Rows above and below that a doubling sees."""
     # Row o of a transposed convolution is made of rows i with o = 2 i - 1 + k, 0 <= k < kernel.
@@ -189,7 +197,7 @@ class Normalization:
         return rectify(chunk) if relu else chunk
 
     def _whole_picture(self, chunk: Tensor) -> list[Tensor | None]:
-        device, dtype = chunk.device, _statistics_dtype(chunk)
+        device, dtype = chunk.device, statistics_dtype(chunk)
         if isinstance(self._layer, nn.BatchNorm2d):
             layer = self._layer
             constants = (layer.running_mean, layer.running_var, layer.weight, layer.bias)
@@ -199,13 +207,14 @@ class Normalization:
         return [mean.to(dtype).to(device), variance.to(dtype).to(device), None, None]
 
 
-def _statistics_dtype(x: Tensor) -> torch.dtype:
+def statistics_dtype(x: Tensor) -> torch.dtype:
+    """In which sums over many pixels of x are computed."""
     return torch.float64 if x.dtype == torch.float64 else torch.float32
 
 
 def _mean_and_variance(x: Tensor) -> tuple[Tensor, Tensor]:
     """Per channel, in fp32 or float64; the variance is that of these pixels (divided by n)."""
-    dtype = _statistics_dtype(x)
+    dtype = statistics_dtype(x)
     if x.device.type not in ("cpu", "cuda"):
         variance, mean = torch.var_mean(x.to(dtype), dim=(0, 2, 3), correction=0)
         return mean, variance
@@ -230,7 +239,7 @@ def _normalize(x: Tensor, constants: list[Tensor | None], eps: float) -> Tensor:
     mean, variance, weight, bias = constants
     if x.device.type != "cpu":
         return F.batch_norm(x, mean, variance, weight, bias, eps=eps)
-    unused = [torch.empty(0, dtype=_statistics_dtype(x)) for _ in range(2)]
+    unused = [torch.empty(0, dtype=statistics_dtype(x)) for _ in range(2)]
     torch.ops.aten.native_batch_norm.out(
         x, weight, bias, mean, variance, False, 0.0, eps, out=x, save_mean=unused[0], save_invstd=unused[1]
     )

@@ -120,7 +120,9 @@ def _form_settings(found: GeneratorConfig, config: GeneratorConfig) -> dict[str,
         if config.name != plain:  # the presets stand for one count
             settings["generator.name"] = plain
         settings[f"generator.{count}"] = resolved(found)
-    keys = ("filters", "norm", "upsample") if is_unet else ("filters", "norm", "upsample", "padding")
+    keys = ["filters", "norm", "upsample"]
+    if not is_unet:
+        keys += ["padding", "antialias", "attention"]
     settings |= {f"generator.{key}": getattr(found, key) for key in keys if getattr(found, key) != getattr(config, key)}
     if not is_unet and (found.dropout > 0) != (config.dropout > 0):  # there it moves the layers behind it
         settings["generator.dropout"] = found.dropout

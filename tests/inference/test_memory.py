@@ -51,6 +51,10 @@ GENERATORS: list[tuple[str, Callable[[], nn.Module]]] = [
         for name in ("transpose", "resize", "subpixel")
     ),
     *(
+        (f"resnet-{'-'.join(options)}", lambda options=options: ResnetGenerator(3, 16, blocks=1, **options))
+        for options in ({"antialias": True}, {"attention": True}, {"antialias": True, "attention": True})
+    ),
+    *(
         (f"unet-{name}", lambda name=name: UnetGenerator(3, 16, depth=4, upsample=name))
         for name in ("transpose", "resize", "subpixel")
     ),
@@ -111,6 +115,8 @@ def test_map_budget(monkeypatch: pytest.MonkeyPatch) -> None:
     assert map_budget(generator, 512, 512, CPU, GIB) == 0
     bands = memory.bytes_of_bands(generator, 512, 512)
     assert bands == 14 * 512 * 512 * 64 * 4
+    blurred = ResnetGenerator(3, 64, blocks=1, antialias=True)
+    assert memory.bytes_of_bands(blurred, 512, 512) == 20 * 512 * 512 * 64 * 4
     with_halos = 14 * 518 * 512 * 64 * 4
     assert map_budget(generator, 512, 512, CPU, 3 * GIB) == 2 * GIB - 3 * GIB // 16 - int(1.5 * with_halos)
 

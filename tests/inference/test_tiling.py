@@ -15,6 +15,7 @@ from cyclestyle.errors import CyclestyleError
 from cyclestyle.inference import feature_maps
 from cyclestyle.inference.feature_maps import ChunkStore, FeatureMap
 from cyclestyle.inference.tiling import rows_a_band, translate_tiled
+from cyclestyle.networks.attention import SelfAttention
 from cyclestyle.networks.resnet_generator import ResnetGenerator
 from cyclestyle.networks.unet_generator import UnetGenerator
 
@@ -35,6 +36,8 @@ def prepared(generator: nn.Module, dtype: torch.dtype = torch.float64) -> nn.Mod
             nn.init.normal_(layer.bias, 0.0, 0.3)
         elif isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
             nn.init.kaiming_normal_(layer.weight, mode="fan_in" if isinstance(layer, nn.Conv2d) else "fan_out")
+        elif isinstance(layer, SelfAttention):
+            nn.init.constant_(layer.gamma, 0.8)  # at 0 it would be an identity
     return generator.eval().to(dtype).to(memory_format=torch.channels_last)
 
 
@@ -85,6 +88,26 @@ def test_resnet(upsample: Any, norm: Any, padding: Any) -> None:
     assert_exact(prepared(generator), uneven(68, 36))
 
 
+@pytest.mark.parametrize(
+    ("size", "tile", "blocks"),
+    [
+        ((68, 36), 16, 2),  # maps of 17 x 9 places: attention sees them as they are
+        ((180, 148), 24, 1),  # 45 x 37: the averages of neighbours overlap
+        ((256, 64), 40, 3),  # 64 x 16: pairs of rows
+        ((20, 136), 16, 1),  # wide; a last band of four rows
+        ((148, 16), 16, 0),
+    ],
+)
+@pytest.mark.parametrize("norm", ["instance", "batch", "none"])
+@pytest.mark.parametrize(
+    "options",
+    [{"antialias": True, "upsample": "resize"}, {"attention": True}, {"antialias": True, "attention": True}],
+    ids="+".join,
+)
+def test_antialias_and_attention(options: Any, norm: Any, size: tuple[int, int], tile: int, blocks: int) -> None:
+    assert_exact(prepared(ResnetGenerator(3, 8, blocks, norm=norm, **options)), uneven(*size), tile)
+
+
 @pytest.mark.parametrize("depth", [2, 4])
 @pytest.mark.parametrize("norm", ["instance", "batch", "none"])
 @pytest.mark.parametrize("upsample", ["transpose", "resize", "subpixel"])
@@ -126,7 +149,14 @@ def test_fp32_differs_by_rounding_only(tile: int) -> None:
     assert (whole(generator, picture) - in_bands(generator, picture, tile)).abs().max() < HUNDREDTH
 
 
-@pytest.mark.parametrize("make", [lambda: ResnetGenerator(3, 8, blocks=3), lambda: UnetGenerator(3, 8, depth=3)])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: ResnetGenerator(3, 8, blocks=3),
+        lambda: ResnetGenerator(3, 8, blocks=3, antialias=True, attention=True),
+        lambda: UnetGenerator(3, 8, depth=3),
+    ],
+)
 def test_bf16_is_no_farther_from_the_truth_than_the_whole_picture_at_once(make: Callable[[], nn.Module]) -> None:
     generator, picture = prepared(make(), torch.bfloat16), uneven(100, 64)[:, :, :96]
     at_once = whole(generator, picture)
@@ -135,8 +165,9 @@ def test_bf16_is_no_farther_from_the_truth_than_the_whole_picture_at_once(make: 
     assert (bands - truth).abs().mean() < 1.05 * (at_once - truth).abs().mean()
 
 
-def test_the_ends_may_stay_in_fp32() -> None:
-    generator = prepared(ResnetGenerator(3, 8, blocks=1), torch.float32)
+@pytest.mark.parametrize("options", [{}, {"antialias": True, "attention": True}])
+def test_the_ends_may_stay_in_fp32(options: Any) -> None:
+    generator = prepared(ResnetGenerator(3, 8, blocks=1, **options), torch.float32)
     picture = uneven(48, 32)
     truth = whole(generator, picture)
     convolutions = [m for m in generator.modules() if isinstance(m, nn.Conv2d | nn.ConvTranspose2d)]
@@ -146,7 +177,14 @@ def test_the_ends_may_stay_in_fp32() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("make", [lambda: ResnetGenerator(3, 8, blocks=2), lambda: UnetGenerator(3, 8, depth=3)])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: ResnetGenerator(3, 8, blocks=2),
+        lambda: ResnetGenerator(3, 8, blocks=2, antialias=True, attention=True),
+        lambda: UnetGenerator(3, 8, depth=3),
+    ],
+)
 def test_maps_in_a_file_give_the_same_bits(make: Callable[[], nn.Module], dtype: torch.dtype, tmp_path: Path) -> None:
     generator, picture = prepared(make(), dtype), uneven(72, 32)
     kept = in_bands(generator, picture)
@@ -176,7 +214,9 @@ def test_part_of_the_maps_in_a_file_gives_the_same_bits(monkeypatch: pytest.Monk
     assert nothing == 0
 
 
-def test_maps_are_freed_as_they_are_used(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("options", [{}, {"antialias": True}, {"attention": True}])
+@pytest.mark.parametrize("blocks", [1, 2])
+def test_maps_are_freed_as_they_are_used(options: Any, blocks: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Never more than the half-size map and one chunk of the other size."""
     most = 0
     held = 0
@@ -194,7 +234,7 @@ def test_maps_are_freed_as_they_are_used(monkeypatch: pytest.MonkeyPatch) -> Non
             super().forget(place)
 
     monkeypatch.setattr("cyclestyle.inference.tiling.ChunkStore", Counted)
-    generator, picture = prepared(ResnetGenerator(3, 8, blocks=2)), uneven(256, 16)
+    generator, picture = prepared(ResnetGenerator(3, 8, blocks=blocks, **options)), uneven(256, 16)
     in_bands(generator, picture)
     half_map, chunk = 128 * 8 * 16, 8 * 8 * 16
     assert half_map <= most <= half_map + chunk

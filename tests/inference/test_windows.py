@@ -14,13 +14,14 @@ from cyclestyle.inference.windows import (
     Canvas,
     Normalization,
     Window,
+    blur,
     convolve,
     halos_of_upsample,
     rectify,
     upsample,
     with_halos,
 )
-from cyclestyle.networks.layers import InstanceNorm, make_upsample
+from cyclestyle.networks.layers import BlurPool, InstanceNorm, make_upsample
 
 CPU = torch.device("cpu")
 
@@ -75,6 +76,17 @@ def test_convolutions(kernel_size: int, stride: int, sizes: tuple[int, ...], mod
     bands = [convolve(window, conv, padding, mode, canvas) for window in with_halos(chunks(x, *sizes), padding, below)]
     assert [band.shape[2] for band in bands] == [size // stride for size in sizes]
     assert (torch.cat(bands, dim=2) - expected).abs().max() < 1e-13
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("sizes", [(2,), (2, 2), (4, 2, 6), (8, 2)])
+def test_blurred_halving(sizes: tuple[int, ...], dtype: torch.dtype) -> None:
+    """Of a picture's border as of its inside; in any dtype, while the filter stays as it is."""
+    layer, canvas = BlurPool(), Canvas(CPU)
+    x = torch.randn(1, 3, sum(sizes), 6, dtype=torch.float64).to(dtype)
+    bands = [blur(window, layer, canvas) for window in with_halos(chunks(x, *sizes), 1, 0)]
+    assert [band.shape[2] for band in bands] == [size // 2 for size in sizes]
+    torch.testing.assert_close(torch.cat(bands, dim=2), layer(x))
 
 
 @pytest.mark.parametrize("padding", ["reflect", "zero", "replicate"])

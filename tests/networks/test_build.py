@@ -57,11 +57,20 @@ def test_every_option_reaches_the_network():
     """A generator of a config is the network with these options: same weights from one seed, same output."""
     torch.manual_seed(3)
     config = GeneratorConfig(
-        filters=4, blocks=1, norm="batch", upsample="resize", padding="replicate", dropout=0.25, init="xavier"
+        filters=4,
+        blocks=1,
+        norm="batch",
+        upsample="resize",
+        padding="replicate",
+        dropout=0.25,
+        antialias=True,
+        attention=True,
+        init="xavier",
     )
     built = build_generator(config, 2)
     torch.manual_seed(3)
-    direct = ResnetGenerator(2, 4, 1, norm="batch", upsample="resize", padding="replicate", dropout=0.25)
+    options = {"norm": "batch", "upsample": "resize", "padding": "replicate", "dropout": 0.25}
+    direct = ResnetGenerator(2, 4, 1, **options, antialias=True, attention=True)
     initialize(direct, "xavier", 0.02)
     assert repr(built) == repr(direct)
     assert built.state_dict().keys() == direct.state_dict().keys()
@@ -164,9 +173,10 @@ def test_copies_are_independent_and_equal(spectral_norm):
         GeneratorConfig(filters=8, blocks=2),
         GeneratorConfig(filters=8, blocks=2, upsample="resize"),
         GeneratorConfig(filters=8, blocks=2, upsample="subpixel", padding="replicate"),
+        GeneratorConfig(filters=8, blocks=2, antialias=True, attention=True),
         GeneratorConfig(name="unet", filters=8, depth=3),
     ],
-    ids=lambda config: f"{config.name}-{config.upsample}",
+    ids=lambda config: f"{config.name}-{config.upsample}-{config.antialias}",
 )
 def test_generators_under_autocast(config, layout):
     """bf16 has 8 bits: pixels in [-1, 1] move by about its rounding (2^-8), summed over some ten layers."""

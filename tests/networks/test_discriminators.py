@@ -102,6 +102,10 @@ def test_multiscale_state_dict():
         # Half the size, where a score sees 70 pixels: 2 * 69 + 3 with the pooling's own three pixels.
         (DiscriminatorConfig(filters=2, norm="none", name="multiscale", scales=2), 141),
         (DiscriminatorConfig(filters=2, norm="none", name="multiscale", layers=1, scales=3), 67),
+        (DiscriminatorConfig(filters=2, norm="none", layers=1, antialias=True), 18),
+        (DiscriminatorConfig(filters=2, norm="none", layers=2, antialias=True), 40),
+        (DiscriminatorConfig(filters=2, norm="none", layers=3, antialias=True), 84),
+        (DiscriminatorConfig(filters=2, norm="none", name="multiscale", layers=2, antialias=True), 81),
     ],
 )
 def test_receptive_field(config, pixels):
@@ -123,10 +127,14 @@ CONFIGS = [
     *(DiscriminatorConfig(filters=2, layers=layers, norm="none") for layers in (1, 2, 3, 4)),
     DiscriminatorConfig(filters=2, name="pixel", norm="none"),
     *(DiscriminatorConfig(filters=2, name="multiscale", layers=2, scales=scales, norm="none") for scales in (1, 2, 3)),
+    *(DiscriminatorConfig(filters=2, layers=layers, norm="none", antialias=True) for layers in (1, 2, 3)),
+    DiscriminatorConfig(filters=2, name="multiscale", layers=2, scales=2, norm="none", antialias=True),
 ]
 
 
-@pytest.mark.parametrize("config", CONFIGS, ids=lambda config: f"{config.name}{config.layers}x{config.scales}")
+@pytest.mark.parametrize(
+    "config", CONFIGS, ids=lambda config: f"{config.name}{config.layers}x{config.scales}{config.antialias}"
+)
 @pytest.mark.parametrize("size", [8, 23, 24, 37, 64, 79])
 def test_output_size(config, size):
     """What the rule says comes out, and where it says nothing is left the network cannot run either."""
@@ -148,6 +156,63 @@ def test_output_sizes_by_hand():
     assert [scores.shape for scores in multiscale(x)] == [(1, 1, 30, 30), (1, 1, 14, 14), (1, 1, 6, 6)]
 
 
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("name", ["patchgan", "multiscale"])
+def test_antialias_changes_no_name_and_no_shape(name, norm):
+    plain, blurred = (
+        build_discriminator(DiscriminatorConfig(name=name, filters=2, norm=norm, antialias=antialias), 3)
+        for antialias in (False, True)
+    )
+    assert shapes_of(blurred) == shapes_of(plain)
+    assert list(blurred.state_dict()) == list(plain.state_dict())
+    convs = [part for part in blurred.modules() if isinstance(part, nn.Conv2d)]
+    assert {conv.stride for conv in convs} == {(1, 1)}
+
+
+def test_antialias_blurs_where_the_plain_one_skips():
+    """The same convolutions at every place, LeakyReLU, blur, and every second place of it."""
+    torch.manual_seed(0)
+    config = DiscriminatorConfig(filters=3, layers=1, norm="none", antialias=True, init_gain=0.3)
+    net = build_discriminator(config, 2)
+    x = torch.randn(1, 2, 17, 16)
+    first, second, last = (part for part in net.modules() if isinstance(part, nn.Conv2d))
+    y = nn.functional.leaky_relu(nn.functional.conv2d(x, first.weight, first.bias, padding=1), 0.2)
+    row = torch.tensor([1.0, 2.0, 1.0]) / 4
+    y = nn.functional.pad(y, [1] * 4, mode="reflect")
+    y = nn.functional.conv2d(y, torch.outer(row, row).expand(3, 1, 3, 3), groups=3)[..., ::2, ::2]
+    expected = last(nn.functional.leaky_relu(second(y), 0.2))
+    torch.testing.assert_close(net(x)[0], expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["patchgan", "multiscale"])
+def test_batch_statistics_widen_the_last_convolution_only(name):
+    plain, shown = (
+        build_discriminator(DiscriminatorConfig(name=name, filters=2, batch_statistics=shown), 3)
+        for shown in (False, True)
+    )
+    differing = {key: shape for key, shape in shapes_of(shown).items() if shape != shapes_of(plain)[key]}
+    prefixes = ["scales.0.", "scales.1."] if name == "multiscale" else [""]
+    assert differing == {f"{prefix}model.11.weight": (1, 17, 4, 4) for prefix in prefixes}
+    assert list(shapes_of(shown)) == list(shapes_of(plain))
+
+
+def test_batch_statistics_reach_the_scores():
+    """Each image's scores change by the weights of the last input channel times the deviation over the batch."""
+    torch.manual_seed(0)
+    config = DiscriminatorConfig(filters=2, layers=1, batch_statistics=True, norm="none", init_gain=0.5)
+    net = build_discriminator(config, 3).double()
+    x = torch.randn(3, 3, 16, 16, dtype=torch.float64)
+    features = net.model[:-2](x)
+    features = nn.functional.leaky_relu(features, 0.2)
+    deviation = ((features - features.mean(0)).square().mean(0) + 1e-8).sqrt().mean()
+    weight = net.model[-1].weight
+    alone = nn.functional.conv2d(features, weight[:, :-1], net.model[-1].bias, padding=1)
+    inside = alone[..., 1:-1, 1:-1] + deviation * weight[:, -1].sum()  # at the border it sees zeros
+    torch.testing.assert_close(net(x)[0][..., 1:-1, 1:-1], inside, rtol=0, atol=1e-12)
+    one_by_one = torch.cat([net(each)[0] for each in x.split(1)])
+    assert (one_by_one - net(x)[0]).abs().max() > 1e-3
+
+
 def test_multiscale_halves_by_averaging():
     """The second scale judges 3x3 means, at the border means of what is there."""
     torch.manual_seed(0)
@@ -163,12 +228,22 @@ def test_multiscale_halves_by_averaging():
     torch.testing.assert_close(net(x)[1], net.scales[1](half[None, None])[0])
 
 
+@pytest.mark.parametrize("new", [False, True], ids=["plain", "antialias and statistics"])
 @pytest.mark.parametrize("spectral_norm", [False, True])
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("name", ["patchgan", "pixel", "multiscale"])
-def test_every_combination_trains(name, norm, spectral_norm):
+def test_every_combination_trains(name, norm, spectral_norm, new):
     torch.manual_seed(0)
-    config = DiscriminatorConfig(name=name, filters=4, layers=2, norm=norm, spectral_norm=spectral_norm, init_gain=0.2)
+    config = DiscriminatorConfig(
+        name=name,
+        filters=4,
+        layers=2,
+        norm=norm,
+        spectral_norm=spectral_norm,
+        antialias=new,
+        batch_statistics=new,
+        init_gain=0.2,
+    )
     net = build_discriminator(config, 3)
     x = torch.randn(2, 3, 33, 32, requires_grad=True)
     maps = net(x)
@@ -189,6 +264,24 @@ def test_spectral_norm_covers_every_convolution():
     assert len(weights) == 2 * 5
     assert not any(key.endswith(".weight") for key in net.state_dict())
     assert count_parameters(net) == 2 * count_parameters(build_discriminator(DiscriminatorConfig(filters=2), 3))
+
+
+@pytest.mark.parametrize("name", ["pixel", "multiscale"])
+def test_spectral_norm_makes_the_largest_singular_value_of_every_weight_one(name):
+    """Miyato et al. 2018, section 2.1: of the weight as a matrix of output channels x everything else."""
+    torch.manual_seed(0)
+    config = DiscriminatorConfig(
+        name=name, filters=4, layers=2, spectral_norm=True, antialias=True, batch_statistics=True, init_gain=0.3
+    )
+    net = build_discriminator(config, 3)
+    with torch.no_grad():
+        for _ in range(100):  # one round of power iteration each
+            net(torch.zeros(2, 3, 24, 24))
+    convs = [part for part in net.modules() if isinstance(part, nn.Conv2d)]
+    assert len(convs) == {"pixel": 3, "multiscale": 8}[name]
+    for conv in convs:
+        largest = torch.linalg.svdvals(conv.weight.detach().flatten(1))[0]
+        assert float(largest) == pytest.approx(1.0, abs=2e-3)
 
 
 def test_scores_are_not_squashed():

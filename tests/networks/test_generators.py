@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from cyclestyle.config.rules import generator_minimum
+from cyclestyle.config.rules import generator_minimum, middle_block
 from cyclestyle.config.schema import GeneratorConfig
+from cyclestyle.networks.attention import SelfAttention
 from cyclestyle.networks.build import build_generator, count_parameters
 from cyclestyle.networks.resnet_generator import ResnetBlock, ResnetGenerator
 from cyclestyle.networks.unet_generator import UnetGenerator
@@ -97,6 +98,54 @@ def test_other_upsampling_leaves_other_indices(upsample):
     assert keys == set(instance_resnet(9, 5)) - moved | inside
 
 
+@pytest.mark.parametrize("norm", NORMS)
+def test_antialias_changes_no_name_and_no_shape(norm):
+    plain, blurred = (ResnetGenerator(3, 4, 2, norm=norm, antialias=antialias) for antialias in (False, True))
+    assert shapes_of(blurred) == shapes_of(plain)
+    assert list(blurred.state_dict()) == list(plain.state_dict())
+
+
+def test_antialias_blurs_where_the_plain_one_skips():
+    """Without norms: convolutions at every place, ReLU, blur, and every second place of it; the rest is the same."""
+    torch.manual_seed(0)
+    generator = ResnetGenerator(3, 4, 1, norm="none", antialias=True).double()
+    x = torch.randn(2, 3, 12, 16, dtype=torch.float64)
+    row = torch.tensor([1.0, 2.0, 1.0], dtype=torch.float64) / 4
+    y = generator.model[:4](x)
+    for index in (4, 7):
+        conv = generator.model[index]
+        y = nn.functional.conv2d(y, conv.weight, conv.bias, padding=1).relu()
+        filters = torch.outer(row, row).expand(y.shape[1], 1, 3, 3)
+        y = nn.functional.pad(y, [1] * 4, mode="reflect")
+        y = nn.functional.conv2d(y, filters, groups=y.shape[1])[..., ::2, ::2]
+    torch.testing.assert_close(generator(x), generator.model[10:](y), rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize(("blocks", "place"), [(0, 10), (1, 11), (2, 11), (5, 13), (6, 13), (9, 15)])
+def test_attention_comes_after_the_middle_block(blocks, place):
+    generator = ResnetGenerator(3, 4, blocks, attention=True)
+    assert [i for i, part in enumerate(generator.model) if isinstance(part, SelfAttention)] == [place]
+    assert place == 10 + middle_block(blocks)
+    attention = {f"model.{place}.{name}" for name in SelfAttention(16).state_dict()}
+    keys = generator.state_dict().keys()
+    assert attention <= keys
+    assert f"model.{18 + blocks}.weight" in keys  # the last convolution, moved by one
+    assert len(keys) == len(ResnetGenerator(3, 4, blocks).state_dict()) + len(attention)
+
+
+def test_attention_starts_as_an_identity_with_the_plain_ones_weights():
+    torch.manual_seed(0)
+    config = GeneratorConfig(filters=4, blocks=2, attention=True)
+    generator = build_generator(config, 3)
+    plain = ResnetGenerator(3, 4, 2)
+    weights = [value for name, value in generator.state_dict().items() if not name.startswith("model.11.")]
+    plain.load_state_dict(dict(zip(plain.state_dict(), weights, strict=True)))
+    x = torch.randn(1, 3, 16, 16)
+    assert generator(x).equal(plain(x))
+    nn.init.constant_(generator.model[11].gamma, 50.0)
+    assert not generator(x).allclose(plain(x))
+
+
 def unet_shapes(norm: str, filters: int, depth: int) -> Shapes:
     """Outermost conv 0, inner 1, up 3; middle conv 1, norm 2, inner 3, up 5, norm 6; innermost conv 1, up 3, norm 4."""
     widths = [filters, 2 * filters, 4 * filters, *[8 * filters] * (depth - 3)]
@@ -169,6 +218,15 @@ def test_resnet_block_adds_to_its_input():
 @pytest.mark.parametrize(("upsample", "norm", "padding"), list(itertools.product(UPSAMPLES, NORMS, PADDINGS)))
 def test_resnet_combinations_train(upsample, norm, padding):
     generator = ResnetGenerator(3, 4, 2, norm=norm, upsample=upsample, padding=padding, dropout=0.3)
+    assert_trains(generator, 16, 20)
+
+
+@pytest.mark.parametrize(("norm", "blocks"), list(itertools.product(NORMS, [0, 2])))
+def test_resnet_with_antialias_and_attention_trains(norm, blocks):
+    generator = ResnetGenerator(3, 4, blocks, norm=norm, upsample="resize", antialias=True, attention=True)
+    for part in generator.modules():
+        if isinstance(part, SelfAttention):
+            nn.init.constant_(part.gamma, 0.3)  # at 0 nothing reaches what is behind it
     assert_trains(generator, 16, 20)
 
 

@@ -13,6 +13,8 @@ from torch.nn.utils import parametrize
 from cyclestyle.networks.build import memory_format
 from cyclestyle.networks.initialize import initialize
 from cyclestyle.networks.layers import (
+    BatchStatistics,
+    BlurPool,
     Conv2d,
     InstanceNorm,
     Pad,
@@ -20,6 +22,7 @@ from cyclestyle.networks.layers import (
     SubpixelConv,
     apply_spectral_norm,
     make_upsample,
+    mixes_images,
 )
 
 LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
@@ -143,6 +146,111 @@ def test_autocast_is_off_where_gpus_would_widen(monkeypatch, function, module):
         module(torch.randn(1, 2, 4, 4, requires_grad=True))
         assert torch.is_autocast_enabled("cpu")
     assert seen == [False]
+
+
+def blurred_by_definition(x: Tensor) -> Tensor:
+    """Mean of a pixel and its neighbours with weights 1 2 1, down and across, beyond the border those within."""
+    x = torch.cat([x[..., 1:2, :], x, x[..., -2:-1, :]], 2)
+    x = (x[..., :-2, :] + 2 * x[..., 1:-1, :] + x[..., 2:, :]) / 4
+    x = torch.cat([x[..., 1:2], x, x[..., -2:-1]], 3)
+    return ((x[..., :-2] + 2 * x[..., 1:-1] + x[..., 2:]) / 4)[..., ::2, ::2]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("size", [(2, 2), (5, 4), (8, 7), (9, 12)])
+def test_blurred_halving_by_definition(size, layout):
+    x = torch.randn(2, 3, *size, dtype=torch.float64).to(memory_format=LAYOUTS[layout])
+    pool = BlurPool().double()
+    y = pool(x)
+    assert y.shape == (2, 3, -(-size[0] // 2), -(-size[1] // 2))
+    assert y.is_contiguous(memory_format=LAYOUTS[layout])
+    torch.testing.assert_close(y, blurred_by_definition(x), rtol=0, atol=1e-14)
+    half = pool(x.bfloat16())
+    assert half.dtype == torch.bfloat16
+    torch.testing.assert_close(half.double(), blurred_by_definition(x.bfloat16().double()), rtol=2**-8, atol=2**-8)
+
+
+def test_blurred_halving_keeps_nothing_of_a_grid_and_half_precision_under_autocast():
+    grid = torch.tensor([[1.0, -1.0], [-1.0, 1.0]]).repeat(4, 4)[None, None]
+    assert grid[..., ::2, ::2].eq(1).all()  # what a plain halving makes of it
+    with torch.autocast("cpu", torch.bfloat16):
+        assert BlurPool()(grid.bfloat16()).dtype == torch.bfloat16
+        assert BlurPool()(grid).dtype == torch.float32
+    assert BlurPool()(grid).eq(0).all()
+
+
+def test_blurred_halving_has_no_state_and_never_lies_on_the_meta_device():
+    """No file would fill it there (`inference.fit.empty_generator`)."""
+    assert BlurPool().state_dict() == {}
+    assert list(BlurPool().parameters()) == []
+    with torch.device("meta"):
+        pool = BlurPool()
+    assert pool.filter.flatten().mul(16).tolist() == [1, 2, 1, 2, 4, 2, 1, 2, 1]
+
+
+def test_blurred_halving_second_derivative():
+    x = torch.randn(1, 2, 4, 3, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradgradcheck(BlurPool().double(), (x,))
+
+
+def test_resizing_is_the_antialiased_doubling_of_cut():
+    """CUT (models/networks.py, Upsample): pad by replication, a transposed convolution, and cut what is too much."""
+    x = torch.randn(2, 3, 5, 7, dtype=torch.float64)
+    row = torch.tensor([1.0, 3.0, 3.0, 1.0], dtype=torch.float64)
+    weight = torch.outer(row, row)
+    weight = (weight / weight.sum() * 4).expand(3, 1, 4, 4)
+    doubled = F.conv_transpose2d(F.pad(x, [1] * 4, mode="replicate"), weight, stride=2, padding=2, groups=3)
+    doubled = doubled[..., 1:, 1:][..., :-1, :-1]
+    torch.manual_seed(0)
+    up = ResizeConv(3, 4, padding="reflect", bias=True).double()
+    torch.testing.assert_close(up(x), up.conv(F.pad(doubled, [1] * 4, mode="reflect")), rtol=0, atol=1e-13)
+
+
+def test_batch_statistics_by_hand():
+    """Two images, apart by 2 in one of two channels, by 4 in half the places of the other: deviations 1 and 2 / 2."""
+    x = torch.zeros(2, 2, 3, 4, dtype=torch.float64)
+    x[1, 0] = 2
+    x[1, 1, :, :2] = 4
+    y = BatchStatistics()(x)
+    assert y.shape == (2, 3, 3, 4)
+    assert y[:, :2].equal(x)
+    assert y[:, 2].unique().numel() == 1
+    assert float(y[0, 2, 0, 0]) == pytest.approx(1.0, abs=1e-4)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_batch_statistics_against_the_definition(layout):
+    x = torch.randn(5, 4, 3, 2, dtype=torch.float64).to(memory_format=LAYOUTS[layout]).requires_grad_(True)
+    y = BatchStatistics()(x)
+    variance = ((x - x.mean(0)) ** 2).mean(0)
+    expected = (variance + 1e-8).sqrt().mean()
+    torch.testing.assert_close(y[:, 4], expected.expand(5, 3, 2), rtol=0, atol=1e-12)
+    assert y.is_contiguous(memory_format=LAYOUTS[layout])
+    assert torch.autograd.gradgradcheck(BatchStatistics(), (x,))
+
+
+def test_batch_statistics_of_one_image_are_about_zero():
+    x = torch.randn(1, 3, 4, 4, requires_grad=True)
+    y = BatchStatistics()(x)
+    assert y[:, 3].abs().max() < 2e-4
+    y.sum().backward()
+    assert x.grad.equal(torch.ones_like(x))
+
+
+def test_batch_statistics_are_computed_in_fp32():
+    """Images that differ by one step of bf16 about 1: half a step is their deviation, and no bf16 mean lies between."""
+    x = torch.full((4, 1, 2, 2), 1.0).bfloat16()
+    x[::2] += 2**-7
+    with torch.autocast("cpu", torch.bfloat16):
+        y = BatchStatistics()(x.repeat(64, 3, 1, 1))
+    assert y.dtype == torch.bfloat16
+    assert float(y[0, 3, 0, 0]) == pytest.approx(2**-8, rel=2**-7)
+
+
+def test_which_networks_mix_images():
+    assert mixes_images(nn.Sequential(nn.BatchNorm2d(2)))
+    assert mixes_images(nn.Sequential(nn.Sequential(BatchStatistics())))
+    assert not mixes_images(nn.Sequential(InstanceNorm(2), nn.Conv2d(2, 2, 1), BlurPool()))
 
 
 def test_resize_is_bilinear():
