@@ -238,13 +238,15 @@ def test_batch_statistics_of_one_image_are_about_zero():
 
 
 def test_batch_statistics_are_computed_in_fp32():
-    """Images that differ by one step of bf16 about 1: half a step is their deviation, and no bf16 mean lies between."""
-    x = torch.full((4, 1, 2, 2), 1.0).bfloat16()
-    x[::2] += 2**-7
-    with torch.autocast("cpu", torch.bfloat16):
-        y = BatchStatistics()(x.repeat(64, 3, 1, 1))
-    assert y.dtype == torch.bfloat16
-    assert float(y[0, 3, 0, 0]) == pytest.approx(2**-8, rel=2**-7)
+    """Rounded to bf16 once: of images 0, 0, d the deviation is d sqrt(2) / 3. Variances in bf16 would miss some."""
+    for step in range(128):
+        d = 1 + step / 128
+        x = torch.tensor([0.0, 0.0, d]).view(3, 1, 1, 1).expand(3, 2, 2, 2).bfloat16()
+        with torch.autocast("cpu", torch.bfloat16):
+            y = BatchStatistics()(x)
+        expected = torch.tensor((2 * d * d / 9 + 1e-8) ** 0.5, dtype=torch.float64).bfloat16()
+        assert y.dtype == torch.bfloat16
+        assert y[:, 2].eq(expected).all(), d
 
 
 def test_which_networks_mix_images():
