@@ -56,7 +56,7 @@ def share_of_batch(batch_size: int, *, rank: int, world_size: int) -> range:
     return range(batch_size * rank // world_size, batch_size * (rank + 1) // world_size)
 
 
-@lru_cache(maxsize=8)  # both domains, two epochs each where a batch straddles their border, and some to spare
+@lru_cache(maxsize=16)  # both domains, trained on and held out, two epochs each at their border, and some to spare
 def _order(num_images: int, seed: int, domain: str, epoch: int) -> np.ndarray:
     """The permutation of an epoch. Sorting raw bits, because numpy promises the same bits in all its versions, not the
     same `permutation`."""

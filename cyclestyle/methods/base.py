@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from cyclestyle.batch import UnpairedBatch
 
-
 Domain = Literal["a", "b"]
 
 

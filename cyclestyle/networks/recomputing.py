@@ -33,6 +33,10 @@ class Recomputable(nn.Module):
         """Features of the first half by name (`config.rules.encoder_layers`), in the order of `names`."""
         raise NotImplementedError
 
+    def translate_with_features(self, x: Tensor, names: Sequence[str]) -> tuple[Tensor, list[Tensor]]:
+        """The translation, and what `encode` gives, from one pass."""
+        raise NotImplementedError
+
     @torch.no_grad()
     def _features_again(self, x: Tensor, names: Sequence[str]) -> list[Tensor]:
         """Features of what was translated on the second way: encoded anew, detached; batch norms do not move again."""

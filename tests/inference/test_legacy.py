@@ -208,6 +208,8 @@ def test_other_files_are_refused_in_one_line(tmp_path: Path, name: str) -> None:
         ({"upsample": "subpixel"}, "this one has subpixel"),
         ({"padding": "replicate"}, "only generator.padding=reflect, and this one has replicate"),
         ({"padding": "zero"}, "this one has zero"),
+        ({"antialias": True}, "no generator.antialias, and this one has it"),
+        ({"attention": True}, "no generator.attention, and this one has it"),
         ({"norm": "none"}, "no biases with generator.norm=none"),
         ({"name": "unet", "blocks": None, "depth": 4}, "depth of at least 5, and this one has 4"),
     ],

@@ -1,0 +1,123 @@
+"""Methods beside each other on the same pictures, networks and clock: what each costs, and what it gives.
+
+    python benchmarks/methods.py cost [--data FOLDER] [--only cut dclgan] [key=value ...]
+    python benchmarks/methods.py train [--data FOLDER] [--minutes 10] [--only cut dclgan] [key=value ...]
+
+`cost` takes steps of each method in a process of its own, in turns, and prints seconds and memory. `train` does the
+same first, gives each method as many steps as it takes in so many minutes, prints the command of each row, trains one
+after another (a command that was stopped goes on), and prints their last scores. Without --data: the sample set.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+from cyclestyle.config.loading import load_config
+from cyclestyle.data.synthetic import make_samples, samples_complete
+from cyclestyle.training.probing import Probe, Task, probe
+
+SAMPLES = "datasets/landscapes"
+
+COMMON = (
+    "data.a.name=photo", "data.b.name=painting", "data.load_size=160", "data.crop_size=64",
+    "generator.name=resnet", "generator.filters=32", "generator.blocks=4", "generator.norm=none",
+    "generator.upsample=resize", "generator.init=xavier", "generator.init_gain=1",
+    "discriminator.filters=32", "discriminator.norm=none", "discriminator.spectral_norm=true",
+    "method.weights.gradient_penalty=0.1", "optimizer.generator_lr=0.0003",
+)  # fmt: skip
+"""The quickstart's networks and safeguards, for every method."""
+
+HDCE = ("method.name=cut", "method.contrast.loss=hdce", "method.contrast.hardness=10", "method.weights.src_ab=10")
+
+ROWS: dict[str, tuple[str, ...]] = {
+    "cyclegan": tuple(f"method.weights.{kind}_{side}={weight}" for kind, weight in (("cycle", 6), ("identity", 3))
+                      for side in "ab"),
+    "cut": ("method.name=cut",),
+    "fastcut": ("method.name=cut", "method.flip_equivariance=true", "method.weights.nce_ab=10",
+                "method.weights.nce_identity_b=0", "optimizer.decay_start=0.75"),
+    "hdce": HDCE,
+    "dclgan": ("method.name=dclgan",),
+}  # fmt: skip
+"""Each method with its paper's weights; CycleGAN with those of configs/quickstart.yaml."""
+
+SCORES = ("kid", "luminance_correlation", "edge_correlation", "ssim", "change", "diversity", "memorisation")
+
+
+def main() -> None:
+    """Measure, and perhaps train."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("cost", "train"))
+    parser.add_argument("--data", type=Path, help="folder with trainA, trainB, testA, testB")
+    parser.add_argument("--only", nargs="+", choices=list(ROWS), default=list(ROWS), metavar="ROW")
+    parser.add_argument("--rounds", type=int, default=3, help="how often each takes its turn at being measured")
+    parser.add_argument("--minutes", type=float, default=10.0, help="of training, each")
+    parser.add_argument("settings", nargs="*", metavar="key=value", help="for all rows")
+    args = parser.parse_intermixed_args()
+    if args.data is None and not samples_complete(Path(SAMPLES)):
+        make_samples(Path(SAMPLES))
+    data = SAMPLES if args.data is None else str(args.data)
+    commands = {name: [f"data.root={data}", *COMMON, *ROWS[name], *args.settings] for name in args.only}
+    measured = measure(commands, args.rounds)
+    print_cost(measured)
+    if args.what == "train":
+        train(commands, {name: fastest(probes) for name, probes in measured.items()}, args.minutes)
+
+
+def measure(commands: dict[str, list[str]], rounds: int) -> dict[str, list[Probe]]:
+    """Steps of each row in turns: other work on the machine falls on all of them alike."""
+    found: dict[str, list[Probe]] = {name: [] for name in commands}
+    for _ in range(rounds):
+        for name, settings in commands.items():
+            config = load_config(None, [*settings, "train.steps=1"])
+            taken = probe(config, Task(micro_batch=config.train.batch_size, seconds=8.0))
+            assert taken is not None, f"{name} ran out of memory"
+            found[name].append(taken)
+    return found
+
+
+def fastest(probes: list[Probe]) -> float:
+    """Seconds of the fastest step: what other work on the machine touched least."""
+    return min(each.fastest for each in probes)
+
+
+def print_cost(measured: dict[str, list[Probe]]) -> None:
+    """Seconds and bytes of a row, and both as a ratio to the first."""
+    print(f"{'':12}{'s/step':>9}{'fastest':>9}{'ratio':>8}{'GiB':>8}{'ratio':>8}")
+    first = next(iter(measured.values()))
+    for name, probes in measured.items():
+        seconds = statistics.median(each.seconds for each in probes)
+        memory = [statistics.median(each.peak_bytes for each in row) / 2**30 for row in (probes, first)]
+        ratio = fastest(probes) / fastest(first)
+        print(f"{name:12}{seconds:9.3f}{fastest(probes):9.3f}{ratio:8.2f}{memory[0]:8.2f}{memory[0] / memory[1]:8.2f}")
+    print(flush=True)
+
+
+def train(commands: dict[str, list[str]], seconds: dict[str, float], minutes: float) -> None:
+    """Train each row for its number of steps, and print what it came to."""
+    print(f"{'':12}{'steps':>7}{'minutes':>9}" + "".join(f"{name[:12]:>14}" for name in SCORES), flush=True)
+    for name, settings in commands.items():
+        steps = round(60 * minutes / seconds[name] / 50) * 50
+        every = [f"evaluate.every={steps // 5}", f"train.checkpoint_every={steps // 5}", "log.samples_every=200"]
+        words = ["train", f"name={name}", *settings, f"train.steps={steps}", *every]
+        print("cyclestyle " + " ".join(map(shlex.quote, words)), file=sys.stderr, flush=True)
+        program = "import sys; from cyclestyle.cli.main import main; sys.exit(main(sys.argv[1:]))"
+        done = subprocess.run([sys.executable, "-c", program, *words], check=True, capture_output=True, text=True)
+        run = Path(done.stdout.splitlines()[-1].removeprefix("run: "))
+        rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+        per_step = statistics.mean(row["seconds_per_step"] for row in rows if "seconds_per_step" in row)
+        scores = rows[-1]
+        print(
+            f"{name:12}{steps:7}{steps * per_step / 60:9.1f}"
+            + "".join(f"{scores.get(f'{each}_ab', float('nan')):14.3f}" for each in SCORES),
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()
