@@ -1,11 +1,12 @@
 """Methods beside each other on the same pictures, networks and clock: what each costs, and what it gives.
 
-    python benchmarks/methods.py cost [--data FOLDER] [--only cut dclgan] [key=value ...]
+    python benchmarks/methods.py cost [--data FOLDER] [--only cut dclgan] [--safeguards] [key=value ...]
     python benchmarks/methods.py train [--data FOLDER] [--minutes 10] [--only cut dclgan] [key=value ...]
 
 `cost` takes steps of each method in a process of its own, in turns, and prints seconds and memory. `train` does the
 same first, gives each method as many steps as it takes in so many minutes, prints the command of each row, trains one
-after another (a command that was stopped goes on), and prints their last scores. Without --data: the sample set.
+after another (a command that was stopped goes on), and prints their last scores. With --safeguards the rows are CycleGAN
+and one safeguard or term each. Without --data: the sample set.
 """
 
 from __future__ import annotations
@@ -16,9 +17,13 @@ import shlex
 import statistics
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
+import torch
+
 from cyclestyle.config.loading import load_config
+from cyclestyle.config.methods import VGG_CONVOLUTIONS
 from cyclestyle.data.synthetic import make_samples, samples_complete
 from cyclestyle.training.probing import Probe, Task, probe
 
@@ -46,6 +51,24 @@ ROWS: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 """Each method with its paper's weights; CycleGAN with those of configs/quickstart.yaml."""
 
+SAFEGUARDS: dict[str, tuple[str, ...]] = {
+    "plain": (),
+    "spectral norm": ("discriminator.spectral_norm=true",),
+    "penalty": ("method.weights.gradient_penalty=0.1",),
+    "r1": ("method.weights.r1=1",),
+    "augment": ("discriminator.augment=[color,translation,cutout]",),
+    "noise": ("discriminator.noise=0.1",),
+    "antialias D": ("discriminator.antialias=true",),
+    "antialias G": ("generator.antialias=true",),
+    "attention": ("generator.attention=true",),
+    "multiscale": ("discriminator.name=multiscale",),
+    "consistency": tuple(f"method.weights.consistency_{way}=1" for way in ("ab", "ba")),
+    "variation": tuple(f"method.weights.total_variation_{way}=0.1" for way in ("ab", "ba")),
+    "VGG content": tuple(f"method.weights.content_{way}=1" for way in ("ab", "ba")),
+    "VGG style": tuple(f"method.weights.style_{way}=1" for way in ("ab", "ba")),
+}
+"""On top of CycleGAN without any of them."""
+
 SCORES = ("kid", "luminance_correlation", "edge_correlation", "ssim", "change", "diversity", "memorisation")
 
 
@@ -54,7 +77,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("cost", "train"))
     parser.add_argument("--data", type=Path, help="folder with trainA, trainB, testA, testB")
-    parser.add_argument("--only", nargs="+", choices=list(ROWS), default=list(ROWS), metavar="ROW")
+    parser.add_argument("--only", nargs="+", choices=[*ROWS, *SAFEGUARDS], default=[], metavar="ROW")
+    parser.add_argument("--safeguards", action="store_true", help="CycleGAN with one of them each")
     parser.add_argument("--rounds", type=int, default=3, help="how often each takes its turn at being measured")
     parser.add_argument("--minutes", type=float, default=10.0, help="of training, each")
     parser.add_argument("settings", nargs="*", metavar="key=value", help="for all rows")
@@ -62,11 +86,42 @@ def main() -> None:
     if args.data is None and not samples_complete(Path(SAMPLES)):
         make_samples(Path(SAMPLES))
     data = SAMPLES if args.data is None else str(args.data)
-    commands = {name: [f"data.root={data}", *COMMON, *ROWS[name], *args.settings] for name in args.only}
-    measured = measure(commands, args.rounds)
+    rows = with_safeguards() if args.safeguards else ROWS
+    commands = {
+        name: [f"data.root={data}", *COMMON, *row, *args.settings]
+        for name, row in rows.items()
+        if not args.only or name in args.only
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        if args.safeguards:
+            for name in commands:
+                if name.startswith("VGG"):
+                    commands[name].append(f"method.perceptual.file={random_vgg19(Path(folder))}")
+        measured = measure(commands, args.rounds)
     print_cost(measured)
     if args.what == "train":
         train(commands, {name: fastest(probes) for name, probes in measured.items()}, args.minutes)
+
+
+def with_safeguards() -> dict[str, tuple[str, ...]]:
+    """CycleGAN with none of the common safeguards, and with one option each."""
+    off = ("discriminator.spectral_norm=false", "method.weights.gradient_penalty=0")
+    return {name: (*ROWS["cyclegan"], *off, *settings) for name, settings in SAFEGUARDS.items()}
+
+
+def random_vgg19(folder: Path) -> Path:
+    """A file of VGG19's form: its terms cost the same whatever its weights are."""
+    file = folder / "vgg19.pth"
+    if not file.exists():
+        sizes, before, state, place = (64, 128, 256, 512, 512), 3, {}, 0
+        for size, count in zip(sizes, VGG_CONVOLUTIONS, strict=True):
+            for _ in range(count):
+                state[f"features.{place}.weight"] = torch.randn(size, before, 3, 3) * (2 / (9 * before)) ** 0.5
+                state[f"features.{place}.bias"] = torch.zeros(size)
+                before, place = size, place + 2
+            place += 1  # a pooling
+        torch.save(state, file)
+    return file
 
 
 def measure(commands: dict[str, list[str]], rounds: int) -> dict[str, list[Probe]]:
@@ -88,19 +143,19 @@ def fastest(probes: list[Probe]) -> float:
 
 def print_cost(measured: dict[str, list[Probe]]) -> None:
     """Seconds and bytes of a row, and both as a ratio to the first."""
-    print(f"{'':12}{'s/step':>9}{'fastest':>9}{'ratio':>8}{'GiB':>8}{'ratio':>8}")
+    print(f"{'':14}{'s/step':>9}{'fastest':>9}{'ratio':>8}{'GiB':>8}{'ratio':>8}")
     first = next(iter(measured.values()))
     for name, probes in measured.items():
         seconds = statistics.median(each.seconds for each in probes)
         memory = [statistics.median(each.peak_bytes for each in row) / 2**30 for row in (probes, first)]
         ratio = fastest(probes) / fastest(first)
-        print(f"{name:12}{seconds:9.3f}{fastest(probes):9.3f}{ratio:8.2f}{memory[0]:8.2f}{memory[0] / memory[1]:8.2f}")
+        print(f"{name:14}{seconds:9.3f}{fastest(probes):9.3f}{ratio:8.2f}{memory[0]:8.2f}{memory[0] / memory[1]:8.2f}")
     print(flush=True)
 
 
 def train(commands: dict[str, list[str]], seconds: dict[str, float], minutes: float) -> None:
     """Train each row for its number of steps, and print what it came to."""
-    print(f"{'':12}{'steps':>7}{'minutes':>9}" + "".join(f"{name[:12]:>14}" for name in SCORES), flush=True)
+    print(f"{'':14}{'steps':>7}{'minutes':>9}" + "".join(f"{name[:12]:>14}" for name in SCORES), flush=True)
     for name, settings in commands.items():
         steps = round(60 * minutes / seconds[name] / 50) * 50
         every = [f"evaluate.every={steps // 5}", f"train.checkpoint_every={steps // 5}", "log.samples_every=200"]
@@ -113,7 +168,7 @@ def train(commands: dict[str, list[str]], seconds: dict[str, float], minutes: fl
         per_step = statistics.mean(row["seconds_per_step"] for row in rows if "seconds_per_step" in row)
         scores = rows[-1]
         print(
-            f"{name:12}{steps:7}{steps * per_step / 60:9.1f}"
+            f"{name:14}{steps:7}{steps * per_step / 60:9.1f}"
             + "".join(f"{scores.get(f'{each}_ab', float('nan')):14.3f}" for each in SCORES),
             flush=True,
         )

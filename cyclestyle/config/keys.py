@@ -131,7 +131,10 @@ def shown(value: Any) -> str:
 
 
 def advice_for(key: str, method: str = DEFAULT_METHOD) -> str:
-    """What to say after "unknown key": the nearest known key anywhere, else what the key's section holds."""
+    """What to say after "unknown key": which method's it is, the nearest known key, else what its section holds."""
+    owners = [other for other in METHODS if key in options_of(other)]
+    if owners:
+        return f"it is an option of method.name={' or '.join(owners)}, and method.name is {method}"
     sections = sections_of(method)
     near = _nearest(key.lower(), list(options_of(method)), [section for section in sections if section])
     if near:

@@ -60,7 +60,7 @@ class OneWayWeights:
     content_ab: float = 0.0
     """Mean squared difference of VGG19's features of real_a and fake_b: keeps what is seen."""
     style_ab: float = 0.0
-    """Mean squared difference of Gram matrices of VGG19's features of real_b and fake_b: the look of the target."""
+    """Squared difference of Gram matrices of VGG19's features of real_b and fake_b: the look of the target."""
     total_variation_ab: float = 0.0
     """Mean absolute difference of neighbouring pixels of fake_b: smooth where nothing else asks for detail."""
 

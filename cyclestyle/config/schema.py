@@ -150,7 +150,8 @@ class OptimizerConfig:
     warmup_steps: int = 0
     """Steps over which the learning rate rises linearly from near zero at the start."""
     accumulation: int = 1
-    """Split each batch into so many parts, one after another, to save memory; the gradients are the same."""
+    """Split each batch into so many parts, one after another, to save memory; the gradients are the same, but for CUT's
+    and DCLGAN's generators, of which the last part alone meets the discriminators of after this step."""
     clip_norm: float = 0.0
     """Scale gradients down to this norm (of all generators, or all discriminators, together); 0: never."""
     max_skipped: int = 20

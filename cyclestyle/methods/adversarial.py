@@ -248,7 +248,8 @@ class AdversarialMethod(Method):
 
         Karras et al. 2020, eq. 1: r_v = (E[D_train] - E[D_held_out]) / (E[D_train] - E[D_translations]) against
         `augment_target`, in running means; it is multiplied out, since a blind discriminator makes the fraction's
-        bottom vanish.
+        bottom vanish. One that rates translations no lower than training images knows nothing, whatever it makes of
+        held-out images. Scores that are not finite, as in a step that is skipped, count for nothing.
         """
         for domain in self.judged:
             disc, draws = self._disc(domain), self._draw_shown(domain, 3 * len(batch), batch.real_a.shape[1:])
@@ -262,11 +263,13 @@ class AdversarialMethod(Method):
             count = torch.full_like(newest[:1], len(batch))
             sum_in_place([newest, count])
             sums = self.get_buffer(f"augment_scores_{domain}")
-            sums.lerp_(newest.to(sums), _FORGET)
+            is_finite = newest.isfinite().all()
+            sums.copy_(torch.where(is_finite, sums.lerp(newest.to(sums), _FORGET), sums))
             train, held, fake = (sums[:3] / sums[3]).unbind()
-            excess = (train - held) - self.judging.augment_target * (train - fake).clamp_min(0)
+            excess = torch.minimum((train - held) - self.judging.augment_target * (train - fake), train - fake)
             by = excess.sign() * count[0] * self.adapt_every / self.judging.augment_images
-            self.get_buffer(f"augment_probability_{domain}").add_(by).clamp_(0, 1)
+            probability = self.get_buffer(f"augment_probability_{domain}")
+            probability.copy_(torch.where(is_finite, (probability + by).clamp(0, 1), probability))
 
     # ------------------------------------------------------------------------------------------------- the loop's side
 
