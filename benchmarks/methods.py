@@ -5,7 +5,7 @@
 
 `cost` takes steps of each method in a process of its own, in turns, and prints seconds and memory. `train` does the
 same first, gives each method as many steps as it takes in so many minutes, prints the command of each row, trains one
-after another (a command that was stopped goes on), and prints their last scores. With --safeguards the rows are CycleGAN
+after another (a command that was stopped goes on), and prints their last scores. With --safeguards rows are CycleGAN
 and one safeguard or term each. Without --data: the sample set.
 """
 
@@ -94,9 +94,9 @@ def main() -> None:
     }
     with tempfile.TemporaryDirectory() as folder:
         if args.safeguards:
-            for name in commands:
+            for name, settings in commands.items():
                 if name.startswith("VGG"):
-                    commands[name].append(f"method.perceptual.file={random_vgg19(Path(folder))}")
+                    settings.append(f"method.perceptual.file={random_vgg19(Path(folder))}")
         measured = measure(commands, args.rounds)
     print_cost(measured)
     if args.what == "train":

@@ -174,6 +174,8 @@ class DCLGANConfig(MethodConfig):
 
     name: str = "dclgan"
     """Which method; each brings its own options."""
+    pool_size: int = 0
+    """Number of past translations that the discriminators are shown; 0, as in the authors' code: only the newest."""
     contrast: ContrastConfig = field(
         default_factory=lambda: ContrastConfig(layers=("down_1", "down_2", "block_1", "block_middle"))
     )

@@ -43,7 +43,7 @@ def test_inherited_options_have_their_texts_and_each_method_its_own_defaults() -
     assert cut["method.weights.r1"].text.startswith("Gradient penalty on real images")
     assert cut["method.pool_size"].default == "0"
     assert "only the newest" in cut["method.pool_size"].text
-    assert dclgan["method.pool_size"].default == "50"
+    assert dclgan["method.pool_size"].default == "0"
     assert "'image'" in cut["method.contrast.layers"].default
     assert "'image'" not in dclgan["method.contrast.layers"].default
 
