@@ -8,7 +8,7 @@ from cyclestyle.config import rules
 from cyclestyle.config.keys import alternatives, options_of
 from cyclestyle.config.loading import load_config
 from cyclestyle.config.methods import METHODS
-from cyclestyle.config.validation import RANGES, Range
+from cyclestyle.config.validation import AUGMENTS, RANGES, Range
 from cyclestyle.errors import ConfigError
 
 ENOUGH = {"data.root": "pictures", "train.steps": "7"}
@@ -216,11 +216,116 @@ def test_wgan_needs_its_penalty() -> None:
     load("method.adversarial=wgan", "method.weights.gradient_penalty=10")
 
 
-def test_a_gradient_penalty_and_batch_norm_exclude_each_other() -> None:
-    line = refusal("method.weights.gradient_penalty=1", "discriminator.norm=batch")
+@pytest.mark.parametrize("name", ["gradient_penalty", "r1"])
+def test_a_gradient_penalty_and_batch_norm_exclude_each_other(name: str) -> None:
+    line = refusal(f"method.weights.{name}=0.5", "discriminator.norm=batch")
     assert line.startswith("discriminator.norm: got batch")
+    assert f"method.weights.{name}=0.5 measures one by one" in line
     assert "set discriminator.norm=instance or none" in line
     load("discriminator.norm=batch")
+    for norm in ("instance", "none"):
+        load(f"method.weights.{name}=0.5", f"discriminator.norm={norm}")
+
+
+def test_augmentations_are_known_ones() -> None:
+    assert refusal("discriminator.augment=[color,blur]") == (
+        "discriminator.augment: got 'blur', expected any of color, translation, cutout"
+    )
+    for each in AUGMENTS:
+        load(f"discriminator.augment=[{each}]")
+
+
+def test_nothing_to_adapt_is_refused() -> None:
+    line = refusal("discriminator.augment_adaptive=true")
+    assert line == (
+        "discriminator.augment_adaptive: got true, but discriminator.augment names nothing to adapt; set "
+        "discriminator.augment=[color,translation,cutout]"
+    )
+    load("discriminator.augment_adaptive=true", line.partition("; set ")[2])
+
+
+@pytest.mark.parametrize(
+    ("settings", "cure"),
+    [
+        ((), "train.batch_size=1 shows one at a time; set train.batch_size=2 or more"),
+        (
+            ("train.batch_size=4", "optimizer.accumulation=4"),
+            "train.batch_size=4 in 4 parts shows one at a time; set train.batch_size=8 or more",
+        ),
+    ],
+)
+def test_batch_statistics_need_two_images_at_once(settings: tuple[str, ...], cure: str) -> None:
+    line = refusal("discriminator.batch_statistics=true", *settings)
+    assert line.startswith("discriminator.batch_statistics: got true, but images alone do not differ")
+    assert line.endswith(cure)
+    advised = line.partition("; set ")[2].removesuffix(" or more")
+    load("discriminator.batch_statistics=true", *settings, advised)
+
+
+@pytest.mark.parametrize("method", ["cut", "dclgan"])
+@pytest.mark.parametrize(
+    ("settings", "given", "known"),
+    [
+        (
+            ("method.contrast.layers=[image,down_3]", "generator.blocks=2"),
+            "'down_3', which generator resnet of this size does not have",
+            "image, down_1, down_2, block_1, block_2, block_middle",
+        ),
+        (("generator.blocks=0",), "'block_1', which generator resnet of this size does not have",
+         "image, down_1, down_2"),
+        (("method.contrast.layers=[]", "generator.blocks=0"), "none", "image, down_1, down_2"),
+        (
+            ("generator.name=unet", "generator.depth=3"),
+            "'block_1', which generator unet of this size does not have",
+            "image, down_1, down_2, down_3",
+        ),
+    ],
+)  # fmt: skip
+def test_contrast_is_of_layers_that_the_generator_has(
+    method: str, settings: tuple[str, ...], given: str, known: str
+) -> None:
+    settings = (f"method.name={method}", *settings)
+    assert refusal(*settings) == f"method.contrast.layers: got {given}; it has {known}"
+    load(*settings, f"method.contrast.layers=[{known}]")
+
+
+@pytest.mark.parametrize("key", ["content_layers", "style_layers"])
+@pytest.mark.parametrize(("layers", "given"), [("[relu4_2,relu5_5]", "'relu5_5'"), ("[]", "none")])
+def test_perceptual_layers_are_vggs(key: str, layers: str, given: str) -> None:
+    """Also without a weight: nobody finds out in a run of days."""
+    assert refusal(f"method.perceptual.{key}={layers}") == (
+        f"method.perceptual.{key}: got {given}, expected any of relu1_1, relu1_2, relu2_1, ... relu5_4"
+    )
+    load(f"method.perceptual.{key}=[relu1_2,relu5_4]", "method.weights.content_ab=1", "method.weights.style_ab=1")
+
+
+@pytest.mark.parametrize("name", ["content_ab", "style_ba"])
+def test_vgg_looks_at_grey_or_colour(name: str) -> None:
+    line = refusal("data.channels=5", f"method.weights.{name}=2")
+    assert line == (
+        f"method.weights.{name}: VGG19 looks at 1 or 3 channels, and data.channels is 5; set method.weights.{name}=0"
+    )
+    load("data.channels=5", line.rpartition("set ")[2])
+    for channels in (1, 3):
+        load(f"data.channels={channels}", f"method.weights.{name}=2")
+
+
+@pytest.mark.parametrize(
+    ("method", "key", "owner"),
+    [
+        ("cut", "method.weights.cycle_a", "cyclegan"),
+        ("cut", "method.weights.adversarial_ba", "cyclegan or dclgan"),
+        ("cyclegan", "method.weights.nce_ab", "cut or dclgan"),
+        ("cyclegan", "method.contrast.width", "cut or dclgan"),
+        ("dclgan", "method.flip_equivariance", "cut"),
+    ],
+)
+def test_options_of_another_method_are_refused(method: str, key: str, owner: str) -> None:
+    assert refusal(f"method.name={method}", f"{key}=1") == (
+        f"unknown key {key}: it is an option of method.name={owner}, and method.name is {method}"
+    )
+    for name in owner.split(" or "):
+        load(f"method.name={name}", f"{key}=1")
 
 
 @pytest.mark.parametrize(

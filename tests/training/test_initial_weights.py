@@ -194,3 +194,32 @@ def test_a_missing_file_is_refused_before_anything_is_made(tiny: list[str], tmp_
     with pytest.raises(CheckpointError, match=r"no file .*absent\.pth"):
         train(tiny, *STANDSTILL, init_from=tmp_path / "absent.pth")
     assert not (tmp_path / "runs" / "tiny").exists()
+
+
+# ---------------------------------------------------------------------------------------------------- one direction
+
+
+def test_a_one_sided_method_takes_its_direction_of_two(
+    source: Path, tiny: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, logger="cyclestyle")
+    run = train(tiny, *STANDSTILL, "method.name=cut", "method.contrast.num_places=8", "seed=5", init_from=source)
+    state, before = (load_checkpoint(next((folder / "checkpoints").glob("*.pt"))) for folder in (run, source))
+    for key, weight in before["averages"]["gen_ab"].items():
+        torch.testing.assert_close(state["averages"]["gen_ab"][key], weight, rtol=0, atol=1e-9)
+    left_out = (
+        f"--init-from: {source} (painting to photo, 4 steps) is for gen_ba, which this method.name does not train"
+    )
+    assert f"{left_out}; left out" in caplog.text
+    assert f"gen_ab starts from: {source} (photo to painting, 4 steps)" in caplog.text
+    assert "starts fresh" not in caplog.text
+
+
+def test_the_other_direction_alone_is_refused(tmp_path: Path, tiny: list[str]) -> None:
+    file = translator_file(tmp_path / "t.safetensors", source="painting", target="photo", direction="ba")
+    with pytest.raises(ConfigError, match=r"is for gen_ba, which this method\.name does not train") as refusal:
+        train(tiny, *STANDSTILL, "method.name=cut", init_from=file)
+    assert str(refusal.value).startswith("--init-from: ")
+    assert "\n" not in str(refusal.value)
+    assert not (tmp_path / "runs" / "tiny").exists()
+    train(tiny, *STANDSTILL, init_from=file)  # of two directions it is one
