@@ -165,7 +165,7 @@ def train(commands: dict[str, list[str]], seconds: dict[str, float], minutes: fl
         done = subprocess.run([sys.executable, "-c", program, *words], check=True, capture_output=True, text=True)
         run = Path(done.stdout.splitlines()[-1].removeprefix("run: "))
         rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-        per_step = statistics.mean(row["seconds_per_step"] for row in rows if "seconds_per_step" in row)
+        per_step = statistics.median(row["seconds_per_step"] for row in rows if "seconds_per_step" in row)
         scores = rows[-1]
         print(
             f"{name:14}{steps:7}{steps * per_step / 60:9.1f}"

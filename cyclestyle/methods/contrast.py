@@ -1,4 +1,4 @@
-"""The contrastive term of CUT and DCLGAN: which places of which features are compared, and how.
+"""What CUT and DCLGAN share, the contrastive term: which places of which features are compared, and how.
 
 Park, Efros, Zhang, Zhu: "Contrastive Learning for Unpaired Image-to-Image Translation", ECCV 2020, section 3.
 """
@@ -6,14 +6,17 @@ Park, Efros, Zhang, Zhu: "Contrastive Learning for Unpaired Image-to-Image Trans
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from cyclestyle.batch import UnpairedBatch
 from cyclestyle.config import rules
-from cyclestyle.config.methods import ContrastConfig
-from cyclestyle.config.schema import GeneratorConfig
+from cyclestyle.config.methods import ContrastConfig, CUTConfig, DCLGANConfig
+from cyclestyle.config.schema import DiscriminatorConfig, GeneratorConfig
 from cyclestyle.losses import contrastive
+from cyclestyle.methods.adversarial import AdversarialMethod
 from cyclestyle.networks.patch_features import PatchFeatures, sample_places
 
 
@@ -63,3 +66,47 @@ class Contrast:
     def relations(self, queries: Sequence[Tensor], keys: Sequence[Tensor]) -> Tensor:
         """Mean over the layers of the distance between their places' similarities (SRC, Jung et al. 2022)."""
         return torch.stack([contrastive.src(q, k) for q, k in zip(queries, keys, strict=True)]).mean()
+
+
+class ContrastiveMethod(AdversarialMethod):
+    """Generators whose encoders' features are compared; `embed_ab` looks at those of gen_ab, `embed_ba` of gen_ba.
+
+    The networks on patches step with the generators. Arguments and errors: see `AdversarialMethod`.
+    """
+
+    embed_ab: PatchFeatures
+    embed_ba: PatchFeatures  # of methods that have both
+
+    def __init__(
+        self,
+        config: CUTConfig | DCLGANConfig,
+        generator: GeneratorConfig,
+        discriminator: DiscriminatorConfig,
+        channels: int,
+        seed: int,
+    ) -> None:
+        super().__init__(config, generator, discriminator, channels, seed)
+        self.contrast = Contrast(config.contrast, generator, channels)
+        for direction in self.directions:
+            self.add_module(f"embed_{direction}", self.contrast.embedding())
+        self._placing = torch.Generator().manual_seed(seed + 4)
+
+    def networks_of(self, player: str) -> list[nn.Module]:
+        """See `Method`."""
+        networks = super().networks_of(player)
+        if player == "generators":
+            networks += [self.get_submodule(f"embed_{direction}") for direction in self.directions]
+        return networks
+
+    def draw(self, batch: UnpairedBatch) -> dict[str, Tensor]:
+        """Beside what every discriminator needs: places that are compared, the same in all images."""
+        return super().draw(batch) | self.contrast.draw(batch.real_a.shape, self._placing)
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """See `Method`."""
+        return super().get_extra_state() | {"placing": self._placing.get_state()}
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """See `get_extra_state`."""
+        super().set_extra_state(state)
+        self._placing.set_state(state["placing"].cpu())

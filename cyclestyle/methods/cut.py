@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from cyclestyle.batch import UnpairedBatch
 from cyclestyle.config.methods import CUTConfig
 from cyclestyle.config.schema import DiscriminatorConfig, GeneratorConfig
 from cyclestyle.losses.widening import widened
-from cyclestyle.methods.adversarial import AdversarialMethod, Translated
-from cyclestyle.methods.contrast import Contrast
+from cyclestyle.methods.adversarial import Translated
+from cyclestyle.methods.contrast import ContrastiveMethod
 
 
 @dataclass
@@ -32,7 +32,7 @@ class CUTOutputs(Translated):
     keys: list[Tensor]
 
 
-class CUT(AdversarialMethod):
+class CUT(ContrastiveMethod):
     """A generator against a discriminator; each place of a translation is to know the place that it comes from.
 
     The discriminator steps first, as in the authors' code: the generator meets the newer one.
@@ -51,18 +51,10 @@ class CUT(AdversarialMethod):
     ) -> None:
         super().__init__(config, generator, discriminator, channels, seed)
         self.flips = config.flip_equivariance
-        self.contrast = Contrast(config.contrast, generator, channels)
-        self.embed_ab = self.contrast.embedding()
-        self._placing = torch.Generator().manual_seed(seed + 4)
-
-    def networks_of(self, player: str) -> list[nn.Module]:
-        """See `Method`."""
-        networks = super().networks_of(player)
-        return [*networks, self.embed_ab] if player == "generators" else networks
 
     def draw(self, batch: UnpairedBatch) -> dict[str, Tensor]:
-        """Beside what every discriminator needs: places that are compared, and which images are mirrored."""
-        draws = super().draw(batch) | self.contrast.draw(batch.real_a.shape, self._placing)
+        """Places that are compared, and which images are mirrored."""
+        draws = super().draw(batch)
         if self.flips:
             draws["flip"] = torch.rand((len(batch), 1, 1, 1), generator=self._placing) < 0.5
         return draws
@@ -109,12 +101,3 @@ class CUT(AdversarialMethod):
             return x
         flip = batch.draws["flip"].repeat(len(x) // len(batch), 1, 1, 1)
         return torch.where(flip, x.flip(3), x)
-
-    def get_extra_state(self) -> dict[str, Any]:
-        """See `Method`."""
-        return super().get_extra_state() | {"placing": self._placing.get_state()}
-
-    def set_extra_state(self, state: dict[str, Any]) -> None:
-        """See `get_extra_state`."""
-        super().set_extra_state(state)
-        self._placing.set_state(state["placing"].cpu())

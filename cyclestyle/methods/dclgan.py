@@ -10,15 +10,13 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from cyclestyle.batch import UnpairedBatch
-from cyclestyle.config.methods import DCLGANConfig
-from cyclestyle.config.schema import DiscriminatorConfig, GeneratorConfig
 from cyclestyle.losses import reconstruction
 from cyclestyle.losses.widening import widened
-from cyclestyle.methods.adversarial import AdversarialMethod, Translated
-from cyclestyle.methods.contrast import Contrast
+from cyclestyle.methods.adversarial import Translated
+from cyclestyle.methods.contrast import ContrastiveMethod
 from cyclestyle.networks.layers import mixes_images
 from cyclestyle.networks.recomputing import Recomputable
 
@@ -37,7 +35,7 @@ class DCLGANOutputs(Translated):
     keys: dict[str, list[Tensor]]
 
 
-class DCLGAN(AdversarialMethod):
+class DCLGAN(ContrastiveMethod):
     """Two generators against two discriminators; each encoder knows one domain, real or translated into it.
 
     A translation into B is seen by the encoder of gen_ba, its source by that of gen_ab (section 3.2). The
@@ -46,29 +44,6 @@ class DCLGAN(AdversarialMethod):
 
     players: ClassVar[tuple[str, ...]] = ("discriminators", "generators")
     generators: ClassVar[tuple[str, ...]] = ("gen_ab", "gen_ba")
-
-    def __init__(
-        self,
-        config: DCLGANConfig,
-        generator: GeneratorConfig,
-        discriminator: DiscriminatorConfig,
-        channels: int,
-        seed: int,
-    ) -> None:
-        super().__init__(config, generator, discriminator, channels, seed)
-        self.contrast = Contrast(config.contrast, generator, channels)
-        self.embed_ab = self.contrast.embedding()
-        self.embed_ba = self.contrast.embedding()
-        self._placing = torch.Generator().manual_seed(seed + 4)
-
-    def networks_of(self, player: str) -> list[nn.Module]:
-        """See `Method`."""
-        networks = super().networks_of(player)
-        return [*networks, self.embed_ab, self.embed_ba] if player == "generators" else networks
-
-    def draw(self, batch: UnpairedBatch) -> dict[str, Tensor]:
-        """Beside what every discriminator needs: places that are compared, the same in both directions."""
-        return super().draw(batch) | self.contrast.draw(batch.real_a.shape, self._placing)
 
     def forward_batch(self, batch: UnpairedBatch) -> DCLGANOutputs:
         """A translation and an identity in one pass where that changes nothing; keys are features on its way."""
@@ -114,12 +89,3 @@ class DCLGAN(AdversarialMethod):
         if outputs.idt_b is not None:
             terms["identity_b"] = reconstruction.identity(outputs.idt_b, batch.real_b)
         return terms
-
-    def get_extra_state(self) -> dict[str, Any]:
-        """See `Method`."""
-        return super().get_extra_state() | {"placing": self._placing.get_state()}
-
-    def set_extra_state(self, state: dict[str, Any]) -> None:
-        """See `get_extra_state`."""
-        super().set_extra_state(state)
-        self._placing.set_state(state["placing"].cpu())
