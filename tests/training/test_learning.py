@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,9 +14,21 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from cyclestyle.batch import UnpairedBatch
-from cyclestyle.config.methods import CycleGANConfig, CycleGANWeights
+from cyclestyle.config.loading import load_config
+from cyclestyle.config.methods import (
+    ContrastConfig,
+    CUTConfig,
+    CUTWeights,
+    CycleGANConfig,
+    CycleGANWeights,
+    DCLGANConfig,
+    DCLGANWeights,
+    MethodConfig,
+)
 from cyclestyle.config.schema import DiscriminatorConfig, GeneratorConfig, OptimizerConfig
 from cyclestyle.devices import Precision
+from cyclestyle.methods.adversarial import AdversarialMethod
+from cyclestyle.methods.build import build_method
 from cyclestyle.methods.cyclegan import CycleGAN
 from cyclestyle.networks.build import memory_format
 from cyclestyle.networks.recomputing import recompute_activations
@@ -126,18 +139,22 @@ class PlainCycleGAN:
         return {name: term.item() for name, term in (terms | judged).items()}
 
 
-def build(config: CycleGANConfig | None = None, **disc: Any) -> CycleGAN:
+def build(
+    config: MethodConfig | None = None, generator: dict[str, Any] | None = None, **disc: Any
+) -> AdversarialMethod:
     torch.manual_seed(0)
-    return CycleGAN(
+    method = build_method(
         config or CycleGANConfig(pool_size=3),
-        GeneratorConfig(filters=FILTERS, blocks=BLOCKS, init_gain=0.2),
+        GeneratorConfig(filters=FILTERS, blocks=BLOCKS, init_gain=0.2, **(generator or {})),
         DiscriminatorConfig(filters=FILTERS, layers=LAYERS, init_gain=0.2, **disc),
         channels=3,
         seed=0,
     )
+    assert isinstance(method, AdversarialMethod)
+    return method
 
 
-def batch_for(method: CycleGAN, size: int, dtype: torch.dtype = torch.float32) -> UnpairedBatch:
+def batch_for(method: AdversarialMethod, size: int, dtype: torch.dtype = torch.float32) -> UnpairedBatch:
     shape = (size, 3, SIZE, SIZE)
     batch = UnpairedBatch(torch.rand(shape, dtype=dtype) * 2 - 1, torch.rand(shape, dtype=dtype) * 2 - 1)
     return replace(batch, draws=method.draw(batch))
@@ -177,6 +194,48 @@ def test_twenty_steps_follow_a_plain_cyclegan(
         assert ours == pytest.approx(plain, rel=tolerance), name
 
 
+PHOTO2VANGOGH = Path(__file__).parents[2] / "configs" / "photo2vangogh.yaml"
+SMALL = [
+    "generator.name=resnet",
+    f"generator.filters={FILTERS}",
+    f"generator.blocks={BLOCKS}",
+    "generator.init_gain=0.2",
+    f"discriminator.filters={FILTERS}",
+    f"discriminator.layers={LAYERS}",
+    "discriminator.init_gain=0.2",
+]
+
+
+def test_the_papers_config_is_a_plain_cyclegan() -> None:
+    """As it ships but for the networks' sizes: with all that may be switched on left off, it is the paper's. Its pools
+    are nearly full at the start, so that they hand out old translations."""
+    config = load_config(PHOTO2VANGOGH, SMALL)
+    torch.manual_seed(0)
+    method = build_method(config.method, config.generator, config.discriminator, channels=3, seed=config.seed).double()
+    assert isinstance(method, CycleGAN)
+    plain = PlainCycleGAN(method, torch.float64)
+    for ours, theirs in ((method.pool_a, plain.pool_a), (method.pool_b, plain.pool_b)):
+        past = torch.rand((48, 3, SIZE, SIZE), dtype=torch.float64)
+        draw = ours.draw(past.shape)
+        ours.query(past, draw)
+        theirs.query(past, draw)
+    arithmetic = Precision("fp32", "")
+    optimization = Optimization(method, config.optimizer, arithmetic, CPU, num_steps=1000)
+    num_old = 0
+    for step in range(12):
+        batch = batch_for(method, config.train.batch_size, torch.float64)
+        num_old += sum(int(batch.draws[f"pool_{domain}"][:, 1].sum()) for domain in "ab")
+        optimization.start_step(step)
+        (found,) = learn(method, optimization, arithmetic, [batch]).scalars
+        expected = plain.step(batch)
+        assert set(found) - set(expected) == {
+            f"{kind}_{domain}" for kind in ("score_real", "score_fake", "accuracy") for domain in "ab"
+        }
+        for name, value in expected.items():
+            assert found[name].item() == pytest.approx(value, rel=1e-9), name
+    assert num_old >= 4
+
+
 def test_bf16_steps_stay_near_a_plain_cyclegan() -> None:
     for name, ours, plain in followed(1, "bf16", torch.float32, recomputed=False):
         assert ours == pytest.approx(plain, rel=0.05, abs=0.01), name
@@ -189,7 +248,10 @@ class Watching(TorchDispatchMode):
     """Notes operations that wait for the device, or draw random numbers."""
 
     WAITING = ("_local_scalar_dense", "is_nonzero", "nonzero", "masked_select", "unique", "equal")
-    DRAWING = ("rand", "randn", "randint", "uniform_", "normal_", "bernoulli_", "random_", "multinomial", "randperm")
+    DRAWING = (
+        "rand", "randn", "randint", "rand_like", "randn_like", "randint_like", "randperm", "normal", "bernoulli",
+        "multinomial", "uniform_", "normal_", "bernoulli_", "random_",
+    )  # fmt: skip
 
     def __init__(self) -> None:
         super().__init__()
@@ -202,27 +264,68 @@ class Watching(TorchDispatchMode):
 
 
 PENALISED = CycleGANWeights(gradient_penalty=1.0)
+CONTRAST = ContrastConfig(layers=("image", "down_1", "down_2", "block_1"), num_places=9, width=8)
+HARD = replace(CONTRAST, loss="hdce")
+ONE_WAY: dict[str, float] = dict.fromkeys(("r1", "gradient_penalty", "consistency_ab", "total_variation_ab"), 1.0)
+TWO_WAY = ONE_WAY | {"consistency_ba": 1.0, "total_variation_ba": 1.0}
+ALL_ON: dict[str, Any] = {
+    "generator": {"attention": True, "antialias": True, "upsample": "resize"},
+    "augment": ("color", "translation", "cutout"),
+    "augment_adaptive": True,
+    "noise": 0.1,
+    "antialias": True,
+    "spectral_norm": True,
+    "batch_statistics": True,
+}
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize(
-    ("config", "disc"),
+    ("config", "options"),
     [
         (CycleGANConfig(pool_size=2), {}),
         (CycleGANConfig(pool_size=2, weights=PENALISED), {"norm": "none", "spectral_norm": True}),
         (CycleGANConfig(adversarial="wgan", gradient_penalty="one_centered", weights=PENALISED), {}),
         (CycleGANConfig(adversarial="hinge"), {"norm": "batch"}),
+        (CUTConfig(contrast=CONTRAST), {}),
+        (CUTConfig(contrast=CONTRAST, flip_equivariance=True, weights=CUTWeights(nce_identity_b=0.0)), {}),
+        (DCLGANConfig(contrast=CONTRAST, pool_size=2), {}),
+        (CycleGANConfig(pool_size=2, consistency_size=8, weights=CycleGANWeights(**TWO_WAY)), ALL_ON),
+        (
+            CUTConfig(
+                contrast=HARD, flip_equivariance=True, consistency_size=8, weights=CUTWeights(src_ab=1.0, **ONE_WAY)
+            ),
+            ALL_ON,
+        ),
+        (
+            DCLGANConfig(
+                contrast=HARD, pool_size=2, consistency_size=8, weights=DCLGANWeights(src_ab=1.0, src_ba=1.0, **TWO_WAY)
+            ),
+            ALL_ON | {"name": "multiscale"},
+        ),
     ],
-    ids=["paper", "spectral and penalty", "wgan", "hinge, batch norm"],
-)
-def test_a_step_neither_waits_nor_draws(config: CycleGANConfig, disc: dict[str, Any], precision: str) -> None:
-    method, arithmetic = build(config, **disc), Precision(precision, "")
+    ids=[
+        "paper", "spectral and penalty", "wgan", "hinge, batch norm", "cut", "fastcut", "dclgan",
+        "cyclegan, all on", "cut, all on", "dclgan, all on",
+    ],
+)  # fmt: skip
+def test_a_step_neither_waits_nor_draws(config: MethodConfig, options: dict[str, Any], precision: str) -> None:
+    method, arithmetic = build(config, **options), Precision(precision, "")
     optimization = Optimization(method, OptimizerConfig(clip_norm=1.0), arithmetic, CPU, num_steps=100)
     parts = [batch_for(method, 2), batch_for(method, 2)]
     optimization.start_step(0)
     with watching() as seen:
         learn(method, optimization, arithmetic, parts)
     assert seen == []
+
+
+def test_adapting_waits_for_nothing() -> None:
+    """Between two steps: it draws, on the processor, and goes on without having seen a score."""
+    method = build(**ALL_ON)
+    batch, other = batch_for(method, 2), batch_for(method, 2)
+    with watching() as seen:
+        method.adapt(batch, {"ab": other.real_b, "ba": other.real_a}, {"a": other.real_a, "b": other.real_b})
+    assert set(seen) == {"aten.rand.generator", "aten.randn.generator"}
 
 
 def test_watching_sees_what_it_should() -> None:
