@@ -310,6 +310,19 @@ def test_vgg_looks_at_grey_or_colour(name: str) -> None:
         load(f"data.channels={channels}", f"method.weights.{name}=2")
 
 
+def test_crops_leave_something_for_vggs_layers() -> None:
+    """Halved before each block but the first: 12 px are none after four."""
+    small = ("data.crop_size=12", "discriminator.layers=1", "method.weights.style_ab=1")
+    assert refusal(*small) == (
+        "data.crop_size: got 12, of which nothing is left for relu5_1 of VGG19 (method.weights.style_ab), which needs "
+        "16; raise it, or choose earlier layers"
+    )
+    load(*small, "data.crop_size=16")
+    load(*small, "method.perceptual.style_layers=[relu1_1,relu4_4]")
+    load(*small, "method.weights.style_ab=0")
+    load(*small, "method.weights.style_ab=0", "method.weights.content_ab=1")  # relu4_2
+
+
 @pytest.mark.parametrize(
     ("method", "key", "owner"),
     [
