@@ -115,7 +115,7 @@ class DiscriminatorConfig:
     augment: tuple[str, ...] = ()
     """DiffAugment (Zhao et al. 2020) on all that it sees, for small collections: any of color, translation, cutout."""
     augment_probability: float = 1.0
-    """Of each of these, an image; with augment_adaptive where it starts."""
+    """Of each of these, an image; with augment_adaptive where it starts (0 in its paper)."""
     augment_adaptive: bool = False
     """Raise and lower that probability (Karras et al. 2020) by how far held-out images, those of the test folders, are
     rated from training images towards translations."""

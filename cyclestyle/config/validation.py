@@ -351,14 +351,14 @@ def _perceptual_problem(config: Config) -> str | None:
         )
     if not used:
         return None
-    layers = [
+    deep = [
         *(perceptual.content_layers if any(name.startswith("content_") for name in used) else ()),
         *(perceptual.style_layers if any(name.startswith("style_") for name in used) else ()),
     ]
-    least = max(2 ** (int(layer[4]) - 1) for layer in layers)  # a halving before each block but the first
+    least = max(2 ** (int(layer[4]) - 1) for layer in deep)  # a halving before each block but the first
     if config.data.crop_size < least:
         return (
-            f"data.crop_size: got {config.data.crop_size}, of which nothing is left for {max(layers)} of VGG19 "
+            f"data.crop_size: got {config.data.crop_size}, of which nothing is left for {max(deep)} of VGG19 "
             f"(method.weights.{used[0]}), which needs {least}; raise it, or choose earlier layers"
         )
     return None

@@ -87,7 +87,7 @@ class AdversarialMethod(Method):
             for domain in self.judged:
                 start = torch.tensor(discriminator.augment_probability)
                 self.register_buffer(f"augment_probability_{domain}", start)
-                self.register_buffer(f"augment_scores_{domain}", torch.zeros(4))  # running sums, and their weight
+                self.register_buffer(f"augment_scores_{domain}", torch.zeros(3))  # running, of `adapt`'s three sets
         self.vgg = self._perceptual_network()
 
     def _perceptual_network(self) -> nn.Module | None:
@@ -259,13 +259,13 @@ class AdversarialMethod(Method):
             disc.eval()  # power iterations and running statistics stay as they are
             means = [_mean_score(disc(self._shown(domain, images, draws, third))) for third, images in enumerate(sets)]
             disc.train(was_training)
-            newest = torch.stack([*means, torch.ones_like(means[0])])
+            newest = torch.stack(means)
             count = torch.full_like(newest[:1], len(batch))
             sum_in_place([newest, count])
-            sums = self.get_buffer(f"augment_scores_{domain}")
+            scores = self.get_buffer(f"augment_scores_{domain}")  # of any scale: only the sign of the excess counts
             is_finite = newest.isfinite().all()
-            sums.copy_(torch.where(is_finite, sums.lerp(newest.to(sums), _FORGET), sums))
-            train, held, fake = (sums[:3] / sums[3]).unbind()
+            scores.copy_(torch.where(is_finite, scores.lerp(newest.to(scores), _FORGET), scores))
+            train, held, fake = scores.unbind()
             excess = torch.minimum((train - held) - self.judging.augment_target * (train - fake), train - fake)
             by = excess.sign() * count[0] * self.adapt_every / self.judging.augment_images
             probability = self.get_buffer(f"augment_probability_{domain}")

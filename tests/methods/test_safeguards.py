@@ -563,7 +563,7 @@ def test_adapting_leaves_discriminators_as_they_are(disc: dict[str, Any], is_tra
     assert kept == [False, False, False]
     assert all(module.training is is_training for module in method.disc_b.modules())
     assert all(torch.equal(value, before[key]) for key, value in method.disc_b.state_dict().items())
-    assert method.augment_scores_b[3] > 0  # it looked
+    assert (method.augment_scores_b != 0).any()  # it looked
     assert not [key for key, buffer in method.named_buffers() if buffer.requires_grad]
     if is_training:  # a pass as in training would have changed them
         method.disc_b(batch.real_b)
