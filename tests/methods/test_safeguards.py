@@ -623,9 +623,9 @@ def test_readings_of_all_processes_are_summed(monkeypatch: pytest.MonkeyPatch) -
         ends.append(method)
     # (0.7 - 0.4) / (0.7 - 0.2) = 0.6: the first alone is above the target, the second alone below.
     assert probability(ends[0]) == probability(ends[1]) == pytest.approx(0.5 + 3 * 4 / 120)
-    sums = ends[0].augment_scores_b
-    assert torch.equal(sums, ends[1].augment_scores_b)
-    torch.testing.assert_close(sums[:3] / sums[3], torch.tensor([0.7, 0.4, 0.2], dtype=sums.dtype))
+    scores = ends[0].augment_scores_b
+    assert torch.equal(scores, ends[1].augment_scores_b)
+    torch.testing.assert_close(scores / scores[0], torch.tensor([1.0, 4 / 7, 2 / 7], dtype=scores.dtype))
 
 
 @EVERY
