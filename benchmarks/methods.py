@@ -1,12 +1,13 @@
 """Methods beside each other on the same pictures, networks and clock: what each costs, and what it gives.
 
     python benchmarks/methods.py cost [--data FOLDER] [--only cut dclgan] [--safeguards] [key=value ...]
-    python benchmarks/methods.py train [--data FOLDER] [--minutes 10] [--only cut dclgan] [key=value ...]
+    python benchmarks/methods.py train [--data FOLDER] [--minutes 10] [--steps cut=1800] [--only cut] [key=value ...]
 
 `cost` takes steps of each method in a process of its own, in turns, and prints seconds and memory. `train` does the
 same first, gives each method as many steps as it takes in so many minutes, prints the command of each row, trains one
 after another (a command that was stopped goes on), and prints their last scores. With --safeguards rows are CycleGAN
-and one safeguard or term each. Without --data: the sample set.
+and one safeguard or term each. Without --data: the sample set. OMP_NUM_THREADS=1 keeps other work on the machine from
+slowing steps down several-fold.
 """
 
 from __future__ import annotations
@@ -81,6 +82,7 @@ def main() -> None:
     parser.add_argument("--safeguards", action="store_true", help="CycleGAN with one of them each")
     parser.add_argument("--rounds", type=int, default=3, help="how often each takes its turn at being measured")
     parser.add_argument("--minutes", type=float, default=10.0, help="of training, each")
+    parser.add_argument("--steps", nargs="+", default=[], metavar="ROW=STEPS", help="of training, nothing is measured")
     parser.add_argument("settings", nargs="*", metavar="key=value", help="for all rows")
     args = parser.parse_intermixed_args()
     if args.data is None and not samples_complete(Path(SAMPLES)):
@@ -97,10 +99,13 @@ def main() -> None:
             for name, settings in commands.items():
                 if name.startswith("VGG"):
                     settings.append(f"method.perceptual.file={random_vgg19(Path(folder))}")
-        measured = measure(commands, args.rounds)
-    print_cost(measured)
+        steps = {name: int(count) for name, count in (pair.split("=") for pair in args.steps)}
+        if not steps:
+            measured = measure(commands, args.rounds)
+            print_cost(measured)
+            steps = {name: round(1.2 * args.minutes / fastest(each)) * 50 for name, each in measured.items()}
     if args.what == "train":
-        train(commands, {name: fastest(probes) for name, probes in measured.items()}, args.minutes)
+        train({name: commands[name] for name in steps}, steps)
 
 
 def with_safeguards() -> dict[str, tuple[str, ...]]:
@@ -153,11 +158,11 @@ def print_cost(measured: dict[str, list[Probe]]) -> None:
     print(flush=True)
 
 
-def train(commands: dict[str, list[str]], seconds: dict[str, float], minutes: float) -> None:
+def train(commands: dict[str, list[str]], num_steps: dict[str, int]) -> None:
     """Train each row for its number of steps, and print what it came to."""
     print(f"{'':14}{'steps':>7}{'minutes':>9}" + "".join(f"{name[:12]:>14}" for name in SCORES), flush=True)
     for name, settings in commands.items():
-        steps = round(60 * minutes / seconds[name] / 50) * 50
+        steps = num_steps[name]
         every = [f"evaluate.every={steps // 5}", f"train.checkpoint_every={steps // 5}", "log.samples_every=200"]
         words = ["train", f"name={name}", *settings, f"train.steps={steps}", *every]
         print("cyclestyle " + " ".join(map(shlex.quote, words)), file=sys.stderr, flush=True)

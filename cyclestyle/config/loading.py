@@ -39,6 +39,8 @@ class _Layer:
     values: dict[str, Any]
     source: str = ""
     lines: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    left_out: tuple[str, ...] = ()
+    """What does not count, a line each for people."""
 
     def place(self, key: str) -> str:
         """ "file.yaml, line 3: " for files, nothing for the command line, whose words people still see."""
@@ -59,7 +61,10 @@ def load_with_warnings(yaml_file: Path | None = None, overrides: Sequence[str] =
     """`load_config`, and one line for each setting that the person gave and that has no effect."""
     layers, method = _layers(yaml_file, overrides)
     config = _build(layers, method)
-    return config, no_effect.warnings_of(config, _explicit(layers, method))
+    return config, (
+        *(line for layer in layers for line in layer.left_out),
+        *no_effect.warnings_of(config, _explicit(layers, method)),
+    )
 
 
 def config_from_mapping(mapping: Mapping[str, Any], overrides: Sequence[str] = ()) -> Config:
@@ -68,7 +73,7 @@ def config_from_mapping(mapping: Mapping[str, Any], overrides: Sequence[str] = (
     if not isinstance(data, dict):
         raise ConfigError(f"a {type(mapping).__name__} was given, but a config is a mapping of keys to values")
     method = _chosen_method(data, overrides)
-    return _build([_flat_layer(data, method), _override_layer(overrides, method)], method)
+    return _build([_flat_layer(data, [method]), _override_layer(overrides, method)], method)
 
 
 def to_mapping(config: Config) -> dict[str, Any]:
@@ -90,8 +95,22 @@ def _layers(yaml_file: Path | None, overrides: Sequence[str]) -> tuple[list[_Lay
         method = _chosen_method({}, overrides)
         return [_override_layer(overrides, method)], method
     data, lines = yaml_text.read_yaml_file(Path(yaml_file))
-    method = _chosen_method(data, overrides)
-    return [_flat_layer(data, method, str(yaml_file), lines), _override_layer(overrides, method)], method
+    method, own = _chosen_method(data, overrides), _chosen_method(data, ())
+    layer = _flat_layer(data, (method, own), str(yaml_file), lines)
+    if own != method:
+        layer = _without_options_of(own, layer, method)
+    return [layer, _override_layer(overrides, method)], method
+
+
+def _without_options_of(own: str, layer: _Layer, method: str) -> _Layer:
+    """A file's settings for another method than it was written for: what that one does not have is left out."""
+    foreign = sorted(keys.options_of(own).keys() - keys.options_of(method).keys())
+    dropped = [key for key in foreign if key in layer.values]
+    if not dropped:
+        return layer
+    kept = {key: value for key, value in layer.values.items() if key not in dropped}
+    line = f"{layer.source}: written for method.name={own}, left out for {method}: {', '.join(dropped)}"
+    return replace(layer, values=kept, left_out=(line,))
 
 
 def _chosen_method(data: Mapping[str, Any], overrides: Sequence[str]) -> str:
@@ -106,10 +125,11 @@ def _chosen_method(data: Mapping[str, Any], overrides: Sequence[str]) -> str:
 
 
 def _flat_layer(
-    data: Mapping[str, Any], method: str, source: str = "", lines: Mapping[str, int] | None = None
+    data: Mapping[str, Any], methods: Sequence[str], source: str = "", lines: Mapping[str, int] | None = None
 ) -> _Layer:
+    """Dotted keys, by the sections that these methods have."""
     layer = _Layer({}, source, lines or {})
-    sections = keys.sections_of(method)
+    sections = set().union(*(keys.sections_of(method) for method in methods))
 
     def flatten(mapping: Mapping[Any, Any], prefix: str) -> None:
         for name, value in mapping.items():
@@ -140,7 +160,7 @@ def _override_layer(overrides: Sequence[str], method: str) -> _Layer:
         value = _override_value(key, raw, options.get(key))
         inner = {key: value}
         if key in sections and isinstance(value, dict):  # train={steps: 5}
-            inner = _flat_layer(_nested(inner), method).values
+            inner = _flat_layer(_nested(inner), [method]).values
         values |= inner  # given twice, the last wins: scripts append settings to those of others
     return _Layer(values)
 

@@ -66,7 +66,7 @@ RANGES: dict[str, Range] = {
     "data.max_bad_fraction": FRACTION,
     "method.pool_size": WHOLE,
     "method.consistency_size": SIDE,
-    "method.contrast.num_places": Range(1, 65536),
+    "method.contrast.num_places": Range(2, 65536),
     "method.contrast.temperature": POSITIVE,
     "method.contrast.width": FILTERS,
     "method.contrast.hardness": POSITIVE,

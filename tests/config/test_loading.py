@@ -16,6 +16,7 @@ from cyclestyle.config.loading import (
     to_mapping,
     to_yaml,
 )
+from cyclestyle.config.methods import CUTConfig, DCLGANConfig
 from cyclestyle.config.schema import Config
 from cyclestyle.errors import ConfigError
 
@@ -413,3 +414,40 @@ def test_messages_stay_short_whatever_was_given(write: Write) -> None:
         assert len(refusal(file=write(text))) < 600
     for word in ("x" * 10_000, "train." + "x" * 10_000 + "=1", "seed=" + "[" * 400, "a.b" * 5000 + "=1"):
         assert len(refusal(word)) < 400
+
+
+# ---------------------------------------------------------------------------------------------------- another method
+
+
+def test_a_file_for_another_method_gives_what_both_have(tmp_path: Path) -> None:
+    """`--config FILE method.name=...` compares methods on one recipe; what is left out is said, once."""
+    file = tmp_path / "recipe.yaml"
+    file.write_text(
+        "data: {root: pictures}\ntrain: {steps: 5}\n"
+        "method: {name: cut, pool_size: 7, contrast: {width: 8}, weights: {nce_ab: 3, r1: 2}}\n"
+    )
+    config, warnings = load_with_warnings(file, ["method.name=cyclegan"])
+    assert (config.method.name, config.method.pool_size, config.method.weights.r1) == ("cyclegan", 7, 2)
+    assert warnings == (
+        f"{file}: written for method.name=cut, left out for cyclegan: method.contrast.width, method.weights.nce_ab",
+    )
+    config, warnings = load_with_warnings(file, ["method.name=dclgan"])
+    assert warnings == ()
+    assert isinstance(config.method, DCLGANConfig)
+    assert (config.method.contrast.width, config.method.weights.nce_ab) == (8, 3)
+
+
+def test_misspelt_keys_are_refused_whatever_the_method(tmp_path: Path) -> None:
+    file = tmp_path / "recipe.yaml"
+    file.write_text("data: {root: pictures}\ntrain: {steps: 5}\nmethod: {weights: {cycle_c: 3}}\n")
+    for overrides in ([], ["method.name=cut"]):
+        with pytest.raises(ConfigError, match=r"recipe\.yaml, line 3: unknown key method\.weights\.cycle_c"):
+            load_config(file, overrides)
+
+
+def test_a_file_without_a_method_may_have_options_of_the_chosen_one(tmp_path: Path) -> None:
+    file = tmp_path / "recipe.yaml"
+    file.write_text("data: {root: pictures}\ntrain: {steps: 5}\nmethod: {contrast: {width: 8}}\n")
+    config = load_config(file, ["method.name=cut"])
+    assert isinstance(config.method, CUTConfig)
+    assert config.method.contrast.width == 8
