@@ -18,14 +18,14 @@ from typing import Any
 
 import cyclestyle
 from cyclestyle.config.loading import load_config
-from cyclestyle.training import run as training
+from cyclestyle.training import assembly
 from cyclestyle.training.doctor import Doctor
 from cyclestyle.training.trainer import Trainer
 from cyclestyle.training.watch import Watch
 
 PARTS: tuple[tuple[str, Any, str], ...] = (
-    ("quick look at training pictures", training, "_look_at_pictures"),
-    ("reading test pictures", training, "build_evaluator"),
+    ("quick look at training pictures", assembly, "_look_at_pictures"),
+    ("reading test pictures", assembly, "build_evaluator"),
     ("evaluations", Watch, "evaluate"),
     ("doctor: looks", Watch, "look"),
     ("doctor: judging", Doctor, "log"),

@@ -125,6 +125,15 @@ class CycleGANConfig(MethodConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ContrastiveConfig(MethodConfig):
+    """What methods have that keep content by contrast."""
+
+    pool_size: int = 0
+    """Number of past translations that discriminators are shown; 0, as in the authors' code, shows only the newest."""
+    contrast: ContrastConfig = field(default_factory=ContrastConfig)
+
+
+@dataclass(frozen=True, kw_only=True)
 class CUTWeights(OneWayWeights):
     """Factor of each loss term; 0 switches a term off. Each term has this name in the logs too, weight included."""
 
@@ -137,16 +146,13 @@ class CUTWeights(OneWayWeights):
 
 
 @dataclass(frozen=True, kw_only=True)
-class CUTConfig(MethodConfig):
+class CUTConfig(ContrastiveConfig):
     """CUT and FastCUT (Park et al. 2020): one generator, one discriminator, content kept by contrast."""
 
     name: str = "cut"
     """Which method; each brings its own options."""
-    pool_size: int = 0
-    """Number of past translations that the discriminator is shown; 0, as in the paper, shows only the newest."""
     flip_equivariance: bool = False
     """Mirror half of the images before translation, and their features after: FastCUT's regularisation."""
-    contrast: ContrastConfig = field(default_factory=ContrastConfig)
     weights: CUTWeights = field(default_factory=CUTWeights)
 
 
@@ -169,13 +175,11 @@ class DCLGANWeights(TwoWayWeights):
 
 
 @dataclass(frozen=True, kw_only=True)
-class DCLGANConfig(MethodConfig):
+class DCLGANConfig(ContrastiveConfig):
     """DCLGAN (Han et al. 2021): two generators, each direction's content kept by contrast, without cycles."""
 
     name: str = "dclgan"
     """Which method; each brings its own options."""
-    pool_size: int = 0
-    """Number of past translations that the discriminators are shown; 0, as in the authors' code: only the newest."""
     contrast: ContrastConfig = field(
         default_factory=lambda: ContrastConfig(layers=("down_1", "down_2", "block_1", "block_middle"))
     )

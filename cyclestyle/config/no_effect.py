@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from cyclestyle.config import rules
 from cyclestyle.config.keys import options_of, shown, value_of
-from cyclestyle.config.methods import ContrastConfig, CUTConfig, DCLGANConfig, active_terms
+from cyclestyle.config.methods import ContrastConfig, ContrastiveConfig, active_terms
 from cyclestyle.config.schema import Config
 
 
@@ -33,7 +33,7 @@ def _has_weight(config: Config, *kinds: str) -> bool:
 
 def _contrast(config: Config) -> ContrastConfig:
     """Of a method that has the section."""
-    assert isinstance(config.method, CUTConfig | DCLGANConfig)
+    assert isinstance(config.method, ContrastiveConfig)
     return config.method.contrast
 
 

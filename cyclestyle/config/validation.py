@@ -13,8 +13,7 @@ from cyclestyle.config import rules
 from cyclestyle.config.keys import options_of, shown, value_of
 from cyclestyle.config.methods import (
     METHODS,
-    CUTConfig,
-    DCLGANConfig,
+    ContrastiveConfig,
     active_terms,
     term_names,
     unknown_among,
@@ -326,7 +325,7 @@ def _statistics_problem(config: Config) -> str | None:
 
 def _contrast_problem(config: Config) -> str | None:
     method = config.method
-    if not isinstance(method, CUTConfig | DCLGANConfig):
+    if not isinstance(method, ContrastiveConfig):
         return None
     known = rules.encoder_layers(config.generator, config.data.channels)
     unknown = unknown_among(method.contrast.layers, known)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from cyclestyle.batch import UnpairedBatch
 from cyclestyle.config import rules
-from cyclestyle.config.methods import ContrastConfig, CUTConfig, DCLGANConfig
+from cyclestyle.config.methods import ContrastConfig, ContrastiveConfig
 from cyclestyle.config.schema import DiscriminatorConfig, GeneratorConfig
 from cyclestyle.losses import contrastive
 from cyclestyle.methods.adversarial import AdversarialMethod
@@ -79,7 +79,7 @@ class ContrastiveMethod(AdversarialMethod):
 
     def __init__(
         self,
-        config: CUTConfig | DCLGANConfig,
+        config: ContrastiveConfig,
         generator: GeneratorConfig,
         discriminator: DiscriminatorConfig,
         channels: int,
