@@ -82,7 +82,7 @@ def _print_tables(
     for which, rows in found.items():
         lines += [*compare.score_table(columns, which, rows), ""]
     if not found:
-        lines += ["none of these runs has been scored yet (cyclestyle evaluate --run RUN)", ""]
+        lines += ["none of these runs was scored while it trained (evaluate.every)", ""]
     lines += compare.config_table(columns, differences, terminal_width()) if differences else ["no setting differs"]
     _print("\n".join([*lines, ""]))
     sys.stdout.flush()  # translating takes a while

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -39,8 +40,9 @@ def load_settings(args: argparse.Namespace) -> Config:
     from cyclestyle.config.loading import load_with_warnings
 
     config, warnings = load_with_warnings(args.config, settings_of(args))
-    for warning in warnings:
-        print(f"warning: {warning}", file=sys.stderr)
+    if os.environ.get("RANK", "0") == "0":  # of several processes of torchrun one is enough
+        for warning in warnings:
+            print(f"warning: {warning}", file=sys.stderr)
     return config
 
 

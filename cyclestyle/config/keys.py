@@ -35,7 +35,8 @@ class Option:
 def method_config(name: object) -> type[MethodConfig]:
     """The dataclass of `method.name`'s options."""
     if not isinstance(name, str) or name not in METHODS:
-        raise ConfigError(f"method.name: got {shown(name)}, expected one of {', '.join(METHODS)}")
+        settings = "; FastCUT is CUT with the settings of configs/fastcut.yaml" if name == "fastcut" else ""
+        raise ConfigError(f"method.name: got {shown(name)}, expected one of {', '.join(METHODS)}{settings}")
     return METHODS[name].options
 
 
@@ -95,6 +96,11 @@ def choices(kind: Any) -> tuple[str, ...]:
     return get_args(kind) if get_origin(kind) is Literal else ()
 
 
+def is_words(kind: Any) -> bool:
+    """Whether values are lists of words."""
+    return get_origin(kind) is tuple and get_args(kind) == (str, Ellipsis)
+
+
 _NAMES = {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "null"}
 
 
@@ -104,8 +110,8 @@ def spoken(kind: Any) -> str:
         return "one of " + ", ".join(choices(kind))
     if get_origin(kind) is tuple:
         members = get_args(kind)
-        if members == (str, Ellipsis):
-            return "a list of words such as [one, two]"
+        if is_words(kind):
+            return "a list of words such as [one, two], also of one: [one]"
         if members[-1] is Ellipsis:
             return "a list of mappings such as [{name: ColorJitter, p: 0.3}]"
         return f"a list of {len(members)} numbers such as [0.5, 0.999]"

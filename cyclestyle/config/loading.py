@@ -103,14 +103,15 @@ def _layers(yaml_file: Path | None, overrides: Sequence[str]) -> tuple[list[_Lay
 
 
 def _without_options_of(own: str, layer: _Layer, method: str) -> _Layer:
-    """A file's settings for another method than it was written for: what that one does not have is left out."""
-    foreign = sorted(keys.options_of(own).keys() - keys.options_of(method).keys())
-    dropped = [key for key in foreign if key in layer.values]
-    if not dropped:
-        return layer
+    """A file's settings for another method than it was written for: that one's weights are not this one's.
+
+    What only the chosen method has was meant for it, in a file that names none; what neither has is refused later.
+    """
+    dropped = [key for key in keys.options_of(own) if key.startswith("method.") and key in layer.values]
     kept = {key: value for key, value in layer.values.items() if key not in dropped}
-    line = f"{layer.source}: written for method.name={own}, left out for {method}: {', '.join(dropped)}"
-    return replace(layer, values=kept, left_out=(line,))
+    named = [key for key in dropped if key != "method.name"]
+    line = f"{layer.source} is written for method.name={own}: for {method} its {', '.join(named)} are left out"
+    return replace(layer, values=kept, left_out=(line,) if named else ())
 
 
 def _chosen_method(data: Mapping[str, Any], overrides: Sequence[str]) -> str:
@@ -118,8 +119,11 @@ def _chosen_method(data: Mapping[str, Any], overrides: Sequence[str]) -> str:
     section = data.get("method")
     name = section.get("name", keys.DEFAULT_METHOD) if isinstance(section, Mapping) else keys.DEFAULT_METHOD
     for text in overrides:
-        key, _, raw = text.partition("=")
-        name = raw.strip() if key.strip() == "method.name" else name
+        key, _, raw = (part.strip() for part in text.partition("="))
+        if key == "method" and raw.startswith("{"):  # method={name: cut}
+            given = yaml_text.read_yaml(raw, _cut(text))[0]
+            name = given.get("name", name) if isinstance(given, Mapping) else name
+        name = raw if key == "method.name" else name
     keys.method_config(name)
     return str(name)
 
@@ -246,6 +250,8 @@ def _fitting(option: keys.Option, value: Any, place: str) -> Any:
             raise _wrong_type(option, value, place)
         if int in kinds and math.isfinite(value) and value == int(value):
             return int(value)  # train.steps=1e5
+    elif keys.is_words(option.type) and isinstance(value, list) and not all(isinstance(each, str) for each in value):
+        raise _wrong_type(option, value, place)  # OmegaConf would take a list within a list
     return value
 
 

@@ -204,7 +204,7 @@ METHODS: dict[str, MethodEntry] = {
 
 
 def term_names(weights: OneWayWeights) -> tuple[str, ...]:
-    """Every loss term that a method may have, as it is logged."""
+    """Every loss term that a method may have, as it is logged (penalties with the judged domain behind: r1_b)."""
     return tuple(each.name for each in fields(weights))
 
 

@@ -56,6 +56,11 @@ IDLE: tuple[Idle, ...] = (
         "without a weight of a consistency_... term",
     ),
     Idle(
+        ("method.consistency_size",),
+        lambda c: _has_weight(c, "consistency_") and c.method.consistency_size >= c.data.crop_size,
+        "on crops no larger than that (data.crop_size): single pixels are compared",
+    ),
+    Idle(
         ("method.perceptual.file",),
         lambda c: not _has_weight(c, "content_", "style_"),
         "without a weight of a content_... or style_... term",

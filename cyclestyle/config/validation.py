@@ -66,9 +66,9 @@ RANGES: dict[str, Range] = {
     "method.pool_size": WHOLE,
     "method.consistency_size": SIDE,
     "method.contrast.num_places": Range(2, 65536),
-    "method.contrast.temperature": POSITIVE,
+    "method.contrast.temperature": Range(0.001, 1000),
     "method.contrast.width": FILTERS,
-    "method.contrast.hardness": POSITIVE,
+    "method.contrast.hardness": Range(0.001, 1e6),
     **{f"method.weights.{name}": WEIGHT for entry in METHODS.values() for name in term_names(entry.options().weights)},
     "generator.filters": FILTERS,
     "generator.blocks": Range(0, 1000),
@@ -78,7 +78,7 @@ RANGES: dict[str, Range] = {
     "discriminator.filters": FILTERS,
     "discriminator.layers": Range(1, 16),
     "discriminator.scales": Range(1, 16),
-    "discriminator.noise": WHOLE,
+    "discriminator.noise": Range(0, 100),
     "discriminator.augment_probability": FRACTION,
     "discriminator.augment_target": FRACTION,
     "discriminator.augment_images": COUNT,
@@ -289,12 +289,13 @@ def _penalty_problem(config: Config) -> str | None:
             "method.adversarial: got wgan, which does not train without a gradient penalty; "
             "set method.weights.gradient_penalty=10 and method.gradient_penalty=one_centered"
         )
-    for name, weight in (("gradient_penalty", weights.gradient_penalty), ("r1", weights.r1)):
-        if weight > 0 and config.discriminator.norm == "batch":
-            return (
-                "discriminator.norm: got batch, which mixes the images whose gradients "
-                f"method.weights.{name}={weight:g} measures one by one; set discriminator.norm=instance or none"
-            )
+    penalties = {name: getattr(weights, name) for name in ("gradient_penalty", "r1") if getattr(weights, name)}
+    if penalties and config.discriminator.norm == "batch":
+        named = " and ".join(f"method.weights.{name}={weight:g}" for name, weight in penalties.items())
+        return (
+            "discriminator.norm: got batch, which mixes the images whose gradients "
+            f"{named} measure{'s' if len(penalties) == 1 else ''} one by one; set discriminator.norm=instance or none"
+        )
     return None
 
 
@@ -313,7 +314,8 @@ def _augment_problem(config: Config) -> str | None:
 
 def _statistics_problem(config: Config) -> str | None:
     at_once = config.train.batch_size // config.optimizer.accumulation
-    if not config.discriminator.batch_statistics or at_once > 1:
+    judge = config.discriminator
+    if not judge.batch_statistics or judge.name == "pixel" or at_once > 1:
         return None
     parts = f" in {config.optimizer.accumulation} parts" if config.optimizer.accumulation > 1 else ""
     return (

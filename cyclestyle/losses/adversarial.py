@@ -101,7 +101,8 @@ def _gradient(critic: Callable[[Tensor], list[Tensor]], images: Tensor) -> Tenso
     with torch.autocast(images.device.type, enabled=False):
         maps = critic(images)
         scores = torch.stack([scores.flatten(1).mean(1) for scores in maps]).mean(0)  # N
-        # An image's score depends on no other image, so the gradient of the sum holds each image's own gradient.
+        # An image's score depends on no other image, so the gradient of the sum holds each image's own gradient. (With
+        # batch statistics it does: then this is the gradient of the batch's sum, as StyleGAN2 has it.)
         (gradient,) = torch.autograd.grad(scores.sum(), images, create_graph=True)
     return gradient
 

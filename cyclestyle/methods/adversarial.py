@@ -88,6 +88,7 @@ class AdversarialMethod(Method):
                 start = torch.tensor(discriminator.augment_probability)
                 self.register_buffer(f"augment_probability_{domain}", start)
                 self.register_buffer(f"augment_scores_{domain}", torch.zeros(3))  # running, of `adapt`'s three sets
+        self.register_load_state_dict_pre_hook(_fit_strengths)
         self.vgg = self._perceptual_network()
 
     def _perceptual_network(self) -> nn.Module | None:
@@ -295,6 +296,18 @@ class AdversarialMethod(Method):
         self._mixing.set_state(state["mixing"].cpu())
         if "showing" in state:  # not in checkpoints of version 0.1
             self._showing.set_state(state["showing"].cpu())
+
+
+def _fit_strengths(method: nn.Module, state: dict[str, Any], *_: Any) -> None:
+    """Adaptive augmentation may be turned on and off between two starts: then its buffers begin anew, or are dropped.
+
+    A hook of `load_state_dict`, which hands it the state to load.
+    """
+    own = {name: buffer for name, buffer in method.named_buffers(recurse=False) if name.startswith("augment_")}
+    for name in [name for name in state if name.startswith("augment_") and name not in own]:
+        del state[name]
+    for name, buffer in own.items():
+        state.setdefault(name, buffer)
 
 
 def translate(generator: nn.Module, images: Tensor, same: Tensor | None) -> tuple[Tensor, Tensor | None]:

@@ -122,6 +122,8 @@ def _checked(state: object, names: Sequence[str], source: str) -> dict[str, tupl
                 raise misfit(f"{key} is {'absent' if value is None else 'no tensor of numbers'}")
             if value.shape != shape:
                 raise misfit(f"{key} has shape {list(value.shape)}, not {list(shape)}")
+            if not bool(value.isfinite().all()):
+                raise misfit(f"{key} has values that are not finite")
             pair.append(value.detach().float())
         weights[name] = (pair[0], pair[1])
     return weights

@@ -60,6 +60,11 @@ _MORE_SCORES = (
 _LOSSES = (
     _Chart("Cycle and identity", "what is lost there and back, and where nothing should change", ("cycle", "identity")),
     _Chart("Contrast", "how well places of a translation know where they come from", ("nce", "nce_identity", "src")),
+    _Chart(
+        "Further terms",
+        "coarse consistency, VGG's content and style, total variation",
+        ("consistency", "content", "style", "total_variation"),
+    ),
     _Chart("Adversarial", "a balance, not a descent", ("adversarial", "discriminator")),
     _Chart("What the discriminators say", "far apart: they win", ("score_real", "score_fake")),
     _Chart("How often the discriminators are right", "near 0.5: they guess; near 1: they win", ("accuracy",)),

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from cyclestyle.config.methods import METHODS, term_names
 from cyclestyle.reports.curves import side_words
 from cyclestyle.reports.gather import EvaluationRow, Run
 
@@ -13,6 +15,16 @@ Tone = Literal["good", "watch", "bad", "plain"]
 
 _SURE = 2.0  # standard errors: a difference below may be chance
 _PATIENCE = 3  # evaluations without a better score before that means something
+
+_KEEP = tuple(
+    dict.fromkeys(
+        name
+        for entry in METHODS.values()
+        for name in term_names(entry.options().weights)
+        if name.startswith(("cycle_", "identity_", "nce_"))
+    )
+)
+"""Terms of any method that tie a translation to its source."""
 
 
 @dataclass(frozen=True)
@@ -73,8 +85,7 @@ def _poor(run: Run, newest: EvaluationRow, score: float) -> Verdict | None:
         return Verdict(
             "watch",
             "The translations keep too little of their sources.",
-            f"Luminance correlation is {value(content)}, wanted {least:g}; raise method.weights.cycle_a and cycle_b "
-            "or identity_a and identity_b.",
+            f"Luminance correlation is {value(content)}, wanted {least:g}; raise {_content_weights(run)}.",
         )
     doing_nothing = _untranslated(run, newest)
     if doing_nothing is not None and score >= doing_nothing:
@@ -82,9 +93,16 @@ def _poor(run: Run, newest: EvaluationRow, score: float) -> Verdict | None:
             "watch",
             "The translations are no nearer to their target than the sources themselves.",
             f"{score_name(run, newest)} is {value(score)} at step {number(newest.step)}; doing nothing would score "
-            f"{value(doing_nothing)}. Early in a run that is usual; late, lower the cycle and identity weights.",
+            f"{value(doing_nothing)}. Early in a run that is usual; late, lower {_content_weights(run)}.",
         )
     return None
+
+
+def _content_weights(run: Run) -> str:
+    """Those weights of the run's method that keep the content, in words."""
+    weights = run.summary.option("method.weights")
+    known = [name for name in _KEEP if name in weights] if isinstance(weights, Mapping) else []
+    return f"method.weights.{' or '.join(known)}" if known else "the weights of what keeps the content"
 
 
 def _trend(run: Run, scored: list[tuple[EvaluationRow, float]]) -> Verdict:

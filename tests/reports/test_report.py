@@ -482,6 +482,17 @@ def test_nothing_of_the_source_kept(tmp_path: Path) -> None:
     assert strict.tone == "watch"
 
 
+@pytest.mark.parametrize("method", ["cyclegan", "cut"])
+def test_what_to_turn_is_what_the_method_has(tmp_path: Path, method: str) -> None:
+    knobs = {"cyclegan": ["cycle_a", "cycle_b", "identity_a", "identity_b"], "cut": ["nce_ab", "nce_identity_b"]}[
+        method
+    ]
+    settings = {"method.name": method, **{f"method.weights.{name}": 1.0 for name in ("adversarial_ab", *knobs)}}
+    lost = {"luminance_correlation_ab": -0.3}
+    said = judged(tmp_path, {100: 0.3, 200: 0.2}, scores=lost, settings=settings)
+    assert said.advice.endswith(f"raise method.weights.{' or '.join(knobs)}.")
+
+
 def test_no_nearer_than_doing_nothing(tmp_path: Path) -> None:
     said = judged(tmp_path, {100: 0.9, 200: 0.7})  # the sources score 0.6
     assert said.sentence == "The translations are no nearer to their target than the sources themselves."

@@ -337,6 +337,15 @@ def test_more_processes_than_images_of_a_batch_are_refused(tiny: list[str], monk
         start(tiny, "train.steps=1", "train.batch_size=4", "optimizer.accumulation=2")
 
 
+def test_batch_statistics_of_one_image_are_refused(tiny: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    settings = ["train.steps=1", "discriminator.batch_statistics=true", "optimizer.accumulation=2"]
+    with pytest.raises(
+        ConfigError, match=r"2 processes, but train.batch_size=6 leaves some with one .* size=8 or more"
+    ):
+        start(tiny, *settings, "train.batch_size=6")
+
+
 def test_a_missing_folder_leaves_no_run_behind(tiny: list[str], tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"data\.root"):
         start(tiny, "train.steps=1", f"data.root={tmp_path / 'absent'}")
