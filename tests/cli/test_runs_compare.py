@@ -172,7 +172,7 @@ def test_unscored_runs(folder: Path, capsys: pytest.CaptureFixture[str]) -> None
     for name in ("first", "second"):
         (folder / name / "evaluations.jsonl").unlink()
     assert main.main(["compare", str(folder / "first"), str(folder / "second")]) == 0
-    assert capsys.readouterr().out.startswith("none of these runs has been scored yet")
+    assert capsys.readouterr().out.startswith("none of these runs was scored while it trained")
 
 
 @pytest.mark.parametrize(

@@ -341,7 +341,7 @@ def test_batch_statistics_of_one_image_are_refused(tiny: list[str], monkeypatch:
     monkeypatch.setenv("WORLD_SIZE", "2")
     settings = ["train.steps=1", "discriminator.batch_statistics=true", "optimizer.accumulation=2"]
     with pytest.raises(
-        ConfigError, match=r"2 processes, but train.batch_size=6 leaves some with one .* size=8 or more"
+        ConfigError, match=r"2 processes, but train.batch_size=6 leaves some .* train.batch_size=8 or more"
     ):
         start(tiny, *settings, "train.batch_size=6")
 
