@@ -1,7 +1,8 @@
 """Methods beside each other on the same pictures, networks and clock: what each costs, and what it gives.
 
     python benchmarks/methods.py cost [--data FOLDER] [--only cut dclgan] [--safeguards] [key=value ...]
-    python benchmarks/methods.py train [--data FOLDER] [--minutes 10] [--steps cut=1800] [--only cut] [key=value ...]
+    python benchmarks/methods.py train [--data FOLDER] [--minutes 10] [--only cut dclgan] [key=value ...]
+    python benchmarks/methods.py train [--data FOLDER] --steps cut=1800,dclgan=1400 [key=value ...]
 
 `cost` takes steps of each method in a process of its own, in turns, and prints seconds and memory. `train` does the
 same first, gives each method as many steps as it takes in so many minutes, prints the command of each row, trains one
@@ -82,7 +83,7 @@ def main() -> None:
     parser.add_argument("--safeguards", action="store_true", help="CycleGAN with one of them each")
     parser.add_argument("--rounds", type=int, default=3, help="how often each takes its turn at being measured")
     parser.add_argument("--minutes", type=float, default=10.0, help="of training, each")
-    parser.add_argument("--steps", nargs="+", default=[], metavar="ROW=STEPS", help="of training, nothing is measured")
+    parser.add_argument("--steps", metavar="ROW=STEPS,...", help="of training; nothing is measured")
     parser.add_argument("settings", nargs="*", metavar="key=value", help="for all rows")
     args = parser.parse_intermixed_args()
     if args.data is None and not samples_complete(Path(SAMPLES)):
@@ -99,8 +100,9 @@ def main() -> None:
             for name, settings in commands.items():
                 if name.startswith("VGG"):
                     settings.append(f"method.perceptual.file={random_vgg19(Path(folder))}")
-        steps = {name: int(count) for name, count in (pair.split("=") for pair in args.steps)}
-        if not steps:
+        if args.steps:
+            steps = {name: int(count) for name, count in (pair.split("=") for pair in args.steps.split(","))}
+        else:
             measured = measure(commands, args.rounds)
             print_cost(measured)
             steps = {name: round(1.2 * args.minutes / fastest(each)) * 50 for name, each in measured.items()}
