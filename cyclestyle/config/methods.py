@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
 from typing import Literal
 
@@ -218,9 +217,3 @@ def vgg_layers() -> tuple[str, ...]:
     return tuple(
         f"relu{block}_{number + 1}" for block, count in enumerate(VGG_CONVOLUTIONS, 1) for number in range(count)
     )
-
-
-def unknown_among(words: Iterable[str], known: Iterable[str]) -> list[str]:
-    """The words that are not known, in their order."""
-    allowed = set(known)
-    return [word for word in words if word not in allowed]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from cyclestyle.config import rules
@@ -16,7 +17,6 @@ from cyclestyle.config.methods import (
     ContrastiveConfig,
     active_terms,
     term_names,
-    unknown_among,
     vgg_layers,
 )
 from cyclestyle.config.schema import Config, DiscriminatorConfig
@@ -299,9 +299,15 @@ def _penalty_problem(config: Config) -> str | None:
     return None
 
 
+def _unknown(words: Iterable[str], known: Iterable[str]) -> list[str]:
+    """The words that are not known, in their order."""
+    allowed = set(known)
+    return [word for word in words if word not in allowed]
+
+
 def _augment_problem(config: Config) -> str | None:
     judge = config.discriminator
-    unknown = unknown_among(judge.augment, AUGMENTS)
+    unknown = _unknown(judge.augment, AUGMENTS)
     if unknown:
         return f"discriminator.augment: got {unknown[0]!r}, expected any of {', '.join(AUGMENTS)}"
     if judge.augment_adaptive and not judge.augment:
@@ -330,7 +336,7 @@ def _contrast_problem(config: Config) -> str | None:
     if not isinstance(method, ContrastiveConfig):
         return None
     known = rules.encoder_layers(config.generator, config.data.channels)
-    unknown = unknown_among(method.contrast.layers, known)
+    unknown = _unknown(method.contrast.layers, known)
     if method.contrast.layers and not unknown:
         return None
     given = f"{unknown[0]!r}, which generator {config.generator.name} of this size does not have" if unknown else "none"
@@ -340,7 +346,7 @@ def _contrast_problem(config: Config) -> str | None:
 def _perceptual_problem(config: Config) -> str | None:
     perceptual, weights = config.method.perceptual, config.method.weights
     for key, layers in (("content_layers", perceptual.content_layers), ("style_layers", perceptual.style_layers)):
-        unknown = unknown_among(layers, vgg_layers())
+        unknown = _unknown(layers, vgg_layers())
         if unknown or not layers:
             given = repr(unknown[0]) if unknown else "none"
             return f"method.perceptual.{key}: got {given}, expected any of relu1_1, relu1_2, relu2_1, ... relu5_4"

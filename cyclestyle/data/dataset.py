@@ -5,20 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from cyclestyle import images
+from cyclestyle.batch import Domain
 from cyclestyle.config.schema import DataConfig
 from cyclestyle.data.decode import decode
 from cyclestyle.data.sampling import index_at, sample_seed
 from cyclestyle.data.transforms import build_augment, build_resize
 from cyclestyle.errors import DataError
 
-Domain = Literal["a", "b"]
 DOMAINS: tuple[Domain, Domain] = ("a", "b")
 
 _ALIGNMENT = 64  # bytes; a cache line, and any dtype may start there

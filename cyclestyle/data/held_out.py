@@ -13,8 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cyclestyle.batch import Domain
 from cyclestyle.config.schema import DataConfig
-from cyclestyle.data.dataset import BadFile, Domain, DomainImages
+from cyclestyle.data.dataset import BadFile, DomainImages
 from cyclestyle.data.folders import DomainFolders
 from cyclestyle.errors import ConfigError
 

@@ -15,10 +15,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from cyclestyle.batch import UnpairedBatch
+from cyclestyle.batch import Domain, UnpairedBatch
 from cyclestyle.config.schema import DataConfig
 from cyclestyle.data.check import Checked, check_images, fits_in_memory, read_images
-from cyclestyle.data.dataset import BadFile, Domain, UnpairedDataset
+from cyclestyle.data.dataset import BadFile, UnpairedDataset
 from cyclestyle.data.folders import DomainFolders, find_folders
 from cyclestyle.data.held_out import HeldOut
 from cyclestyle.data.sampling import share_of_batch

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cyclestyle.batch import UnpairedBatch
+from cyclestyle.batch import Domain, UnpairedBatch
 from cyclestyle.config.methods import MethodConfig
 from cyclestyle.config.schema import DiscriminatorConfig, GeneratorConfig
 from cyclestyle.distributed import sum_in_place
@@ -22,7 +22,7 @@ from cyclestyle.losses import perceptual, regularizers
 from cyclestyle.losses.adversarial import ADVERSARIAL, accuracy, draw_mix, gradient_penalty, r1
 from cyclestyle.losses.augmentation import augment, draw_augment
 from cyclestyle.losses.widening import widened
-from cyclestyle.methods.base import Domain, Method
+from cyclestyle.methods.base import Method
 from cyclestyle.methods.image_pool import ImagePool
 from cyclestyle.methods.perceptual_network import load_vgg19
 from cyclestyle.networks.build import build_discriminator, build_generator

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from cyclestyle.batch import UnpairedBatch
-
-Domain = Literal["a", "b"]
+from cyclestyle.batch import Domain, UnpairedBatch
 
 
 class Method(nn.Module, ABC):

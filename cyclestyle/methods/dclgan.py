@@ -58,11 +58,10 @@ class DCLGAN(ContrastiveMethod):
     def _translate(
         self, generator: Recomputable, images: Tensor, same: Tensor | None
     ) -> tuple[Tensor, Tensor | None, list[Tensor]]:
-        is_joined = same is not None and not mixes_images(generator)
-        given = torch.cat([images, same]) if is_joined and same is not None else images
+        given = images if same is None or mixes_images(generator) else torch.cat([images, same])
         made, features = generator.translate_with_features(given, list(self.contrast.layers))
         keys = [feature[: len(images)].detach() for feature in features]
-        if is_joined:
+        if given is not images:
             fake, idt = widened(made).chunk(2)
             return fake, idt, keys
         return widened(made), None if same is None else widened(generator(same)), keys

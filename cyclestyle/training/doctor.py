@@ -49,7 +49,7 @@ AILMENTS = {
         (
             "raise method.weights.identity_{y}",
             "raise method.weights.nce_identity_{y}",
-            "set method.weights.consistency_{x}{y}=10",
+            "raise method.weights.consistency_{x}{y}",
             "start anew with another seed",
         ),
     ),

@@ -11,14 +11,14 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import asdict
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from cyclestyle.batch import UnpairedBatch
+from cyclestyle.batch import Domain, UnpairedBatch
 from cyclestyle.checkpoint import save_translator
 from cyclestyle.config.schema import LogConfig, TrainConfig
 from cyclestyle.devices import used_memory
@@ -56,7 +56,7 @@ class Batches(Protocol):
 class HeldOutImages(Protocol):
     """Where images come from that are not trained on: a pure function of the position too."""
 
-    def images(self, position: int, num_images: int) -> dict[Literal["a", "b"], Tensor]:
+    def images(self, position: int, num_images: int) -> dict[Domain, Tensor]:
         """So many of each domain that was asked for, from the `position`-th on, N x C x H x W."""
         ...
 
@@ -208,7 +208,7 @@ class Trainer:
 
     def _adapt(self, batch: UnpairedBatch, learned: Learned) -> None:
         """Let the method turn what is no weight, by the first part of the last batch and by held-out images."""
-        images: dict[Literal["a", "b"], Tensor] = {}
+        images: dict[Domain, Tensor] = {}
         if self.held_out is not None:
             # Any places do, but those of a step are its own, and of several processes each has others.
             first = self.position + group_rank() * len(batch)
