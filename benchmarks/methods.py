@@ -1,14 +1,14 @@
 """Methods beside each other on the same pictures, networks and clock: what each costs, and what it gives.
 
-    python benchmarks/methods.py cost [--data FOLDER] [--only cut dclgan] [--safeguards] [key=value ...]
+    python benchmarks/methods.py cost [--data FOLDER] [--only cut dclgan] [--safeguards | --configs] [key=value ...]
     python benchmarks/methods.py train [--data FOLDER] [--minutes 10] [--only cut dclgan] [key=value ...]
     python benchmarks/methods.py train [--data FOLDER] --steps cut=1800,dclgan=1400 [key=value ...]
 
 `cost` takes steps of each method in a process of its own, in turns, and prints seconds and memory. `train` does the
 same first, gives each method as many steps as it takes in so many minutes, prints the command of each row, trains one
 after another (a command that was stopped goes on), and prints their last scores. With --safeguards rows are CycleGAN
-and one safeguard or term each. Without --data: the sample set. OMP_NUM_THREADS=1 keeps other work on the machine from
-slowing steps down several-fold.
+and one safeguard or term each, with --configs the shipped configs as they are. Without --data: the sample set.
+OMP_NUM_THREADS=1 keeps other work on the machine from slowing steps down several-fold.
 """
 
 from __future__ import annotations
@@ -71,6 +71,11 @@ SAFEGUARDS: dict[str, tuple[str, ...]] = {
 }
 """On top of CycleGAN without any of them."""
 
+CONFIGS: dict[str, tuple[str, ...]] = {
+    name: ("--config", f"configs/{name}.yaml") for name in ("photo2vangogh", "cut", "fastcut", "dclgan")
+}
+"""The papers' networks at 256 px, without what is common to the other rows."""
+
 SCORES = ("kid", "luminance_correlation", "edge_correlation", "ssim", "change", "diversity", "memorisation")
 
 
@@ -79,8 +84,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("cost", "train"))
     parser.add_argument("--data", type=Path, help="folder with trainA, trainB, testA, testB")
-    parser.add_argument("--only", nargs="+", choices=[*ROWS, *SAFEGUARDS], default=[], metavar="ROW")
-    parser.add_argument("--safeguards", action="store_true", help="CycleGAN with one of them each")
+    parser.add_argument("--only", nargs="+", choices=[*ROWS, *SAFEGUARDS, *CONFIGS], default=[], metavar="ROW")
+    kind = parser.add_mutually_exclusive_group()
+    kind.add_argument("--safeguards", action="store_true", help="CycleGAN with one of them each")
+    kind.add_argument("--configs", action="store_true", help="the papers' networks at 256 px")
     parser.add_argument("--rounds", type=int, default=3, help="how often each takes its turn at being measured")
     parser.add_argument("--minutes", type=float, default=10.0, help="of training, each")
     parser.add_argument("--steps", metavar="ROW=STEPS,...", help="of training; nothing is measured")
@@ -89,9 +96,9 @@ def main() -> None:
     if args.data is None and not samples_complete(Path(SAMPLES)):
         make_samples(Path(SAMPLES))
     data = SAMPLES if args.data is None else str(args.data)
-    rows = with_safeguards() if args.safeguards else ROWS
+    rows = with_safeguards() if args.safeguards else CONFIGS if args.configs else with_common(ROWS)
     commands = {
-        name: [f"data.root={data}", *COMMON, *row, *args.settings]
+        name: [*row, f"data.root={data}", *args.settings]
         for name, row in rows.items()
         if not args.only or name in args.only
     }
@@ -110,10 +117,15 @@ def main() -> None:
         train({name: commands[name] for name in steps}, steps)
 
 
+def with_common(rows: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+    """Rows after the settings that they share."""
+    return {name: (*COMMON, *row) for name, row in rows.items()}
+
+
 def with_safeguards() -> dict[str, tuple[str, ...]]:
     """CycleGAN with none of the common safeguards, and with one option each."""
     off = ("discriminator.spectral_norm=false", "method.weights.gradient_penalty=0")
-    return {name: (*ROWS["cyclegan"], *off, *settings) for name, settings in SAFEGUARDS.items()}
+    return with_common({name: (*ROWS["cyclegan"], *off, *settings) for name, settings in SAFEGUARDS.items()})
 
 
 def random_vgg19(folder: Path) -> Path:
@@ -135,8 +147,9 @@ def measure(commands: dict[str, list[str]], rounds: int) -> dict[str, list[Probe
     """Steps of each row in turns: other work on the machine falls on all of them alike."""
     found: dict[str, list[Probe]] = {name: [] for name in commands}
     for _ in range(rounds):
-        for name, settings in commands.items():
-            config = load_config(None, [*settings, "train.steps=1"])
+        for name, words in commands.items():
+            file, settings = (Path(words[1]), words[2:]) if words[0] == "--config" else (None, words)
+            config = load_config(file, [*settings, "train.steps=1"])
             taken = probe(config, Task(micro_batch=config.train.batch_size, seconds=8.0))
             assert taken is not None, f"{name} ran out of memory"
             found[name].append(taken)
