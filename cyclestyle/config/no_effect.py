@@ -75,6 +75,16 @@ IDLE: tuple[Idle, ...] = (
         lambda c: not _has_weight(c, "style_"),
         "without a weight of a style_... term",
     ),
+    Idle(
+        tuple(f"method.contrast.{name}" for name in ("layers", "num_places", "width")),
+        lambda c: not _has_weight(c, "nce_", "src_"),
+        "without a weight of an nce_... or src_... term",
+    ),
+    Idle(
+        ("method.contrast.loss", "method.contrast.temperature"),
+        lambda c: not _has_weight(c, "nce_"),
+        "without a weight of an nce_... term",
+    ),
     Idle(("method.contrast.hardness",), lambda c: _contrast(c).loss == "nce", "with method.contrast.loss=nce"),
     Idle(
         ("generator.blocks", "generator.padding", "generator.antialias", "generator.attention"),

@@ -61,8 +61,8 @@ class Translator:
         tile: Tile = "auto",
         memory_limit: int | None = None,
     ) -> None:
-        if isinstance(tile, int) and tile < SMALLEST_TILE:
-            raise ConfigError(f"a tile of {tile} was given, needed is at least {SMALLEST_TILE}, auto or None")
+        if tile is not None and tile != "auto" and not (isinstance(tile, int) and tile >= SMALLEST_TILE):
+            raise ConfigError(f"a tile of {tile!r} was given, needed is at least {SMALLEST_TILE}, 'auto' or None")
         self.spec = spec
         self.device = device
         self.precision = precision

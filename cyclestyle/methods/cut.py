@@ -78,6 +78,8 @@ class CUT(ContrastiveMethod):
 
     def own_terms(self, batch: UnpairedBatch, outputs: Any) -> dict[str, Tensor]:
         """Contrast of fake_b with real_a and of idt_b with real_b (eq. 5), and of similarities (SRC)."""
+        if not any(self.weights[name] for name in ("nce_ab", "src_ab", "nce_identity_b")):
+            return {}
         fake_b = outputs.fakes["ab"]
         made = fake_b if outputs.idt_b is None else torch.cat([fake_b, outputs.idt_b])
         places = self.contrast.places(batch.draws)

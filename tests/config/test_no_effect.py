@@ -64,6 +64,21 @@ def test_the_hardness_of_negatives_is_hdces() -> None:
     assert warnings(*asked, "method.contrast.loss=hdce") == ()
 
 
+WITHOUT = ("method.name=cut", "method.weights={nce_ab: 0, nce_identity_b: 0}")
+ONLY_SRC = (*WITHOUT, "method.weights.src_ab=1")
+COMPARING = ("method.contrast.layers=[image]", "method.contrast.num_places=9", "method.contrast.width=8")
+LOSS = ("method.contrast.loss=hdce", "method.contrast.temperature=0.1")
+
+
+@pytest.mark.parametrize("setting", [*COMPARING, *LOSS])
+def test_contrast_needs_a_weight(setting: str) -> None:
+    (line,) = warnings(*WITHOUT, setting)
+    assert line.startswith(f"{setting.partition('=')[0]}=")
+    assert line.endswith("has no effect without a weight of an nce_... or src_... term") == (setting in COMPARING)
+    assert bool(warnings(*ONLY_SRC, setting)) == (setting in LOSS)
+    assert warnings("method.name=cut", setting) == warnings(*WITHOUT) == ()
+
+
 def test_coarse_consistency_needs_crops_to_average() -> None:
     asked = ("method.weights.consistency_ab=1", "method.consistency_size=64", "data.load_size=64")
     (line,) = warnings(*asked, "data.crop_size=64")
@@ -98,4 +113,5 @@ def test_every_rule_names_real_options_and_is_tried_here() -> None:
     assert named <= set().union(*(options_of(method) for method in METHODS))
     assert named == {setting.partition("=")[0] for setting, _, _ in CASES} | {
         "data.root", "discriminator.batch_statistics", "method.contrast.hardness",
+        *(setting.partition("=")[0] for setting in (*COMPARING, *LOSS)),
     }  # fmt: skip

@@ -73,6 +73,8 @@ def test_masks_of_another_shape_and_tiny_tiles_are_refused(run: Path) -> None:
         inverter().pixels(np.zeros((5, 6, 3), np.uint8), mask=np.ones((3, 3)))
     with pytest.raises(ConfigError, match="a tile of 3"):
         Translator.load(run, tile=3)
+    with pytest.raises(ConfigError, match=r"a tile of 'off' was given, needed is at least .*'auto' or None"):
+        Translator.load(run, tile="off")  # type: ignore[arg-type]  # the command's word for None
 
 
 def test_pil_images_and_lists() -> None:

@@ -30,6 +30,8 @@ from cyclestyle.networks.recomputing import recompute_activations
 from cyclestyle.training.learning import learn
 from cyclestyle.training.optimization import Optimization
 
+from .helpers import drawn, random_batch
+
 CPU, FP32 = torch.device("cpu"), Precision("fp32", "")
 LAYERS = ("image", "down_1", "down_2", "block_1")
 CONTRAST = ContrastConfig(layers=LAYERS, num_places=9, width=24)
@@ -55,15 +57,6 @@ def build(name: str, *, norm: str = "instance", antialias: bool = False) -> Adve
     method = build_method(METHODS[name], generator, replace(DISCRIMINATOR, norm=norm), channels=3, seed=0).double()
     assert isinstance(method, AdversarialMethod)
     return method
-
-
-def random_batch(size: int = 2) -> UnpairedBatch:
-    shape = (size, 3, 16, 16)
-    return UnpairedBatch(*(torch.rand(shape, dtype=torch.float64) * 2 - 1 for _ in range(2)))
-
-
-def drawn(method: AdversarialMethod, batch: UnpairedBatch) -> UnpairedBatch:
-    return replace(batch, draws=method.draw(batch))
 
 
 # ------------------------------------------------------------------------------- the methods, written out plainly
@@ -356,3 +349,16 @@ def test_a_unet_is_compared_at_its_halvings() -> None:
     outputs = method.forward_batch(batch)
     assert [tuple(key.shape) for key in outputs.keys] == [(2, 3, 16, 16), (2, 4, 8, 8), (2, 16, 2, 2)]
     assert method.terms("generators", batch, outputs)["nce_ab"].isfinite()
+
+
+def test_without_weights_nothing_is_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The loss is CUT's without its contrast, and the features of the translation are not even taken."""
+    config = replace(METHODS["cut"], weights=CUTWeights(nce_ab=0.0, nce_identity_b=0.0))
+    method = build_method(config, GENERATOR, DISCRIMINATOR, channels=3, seed=0).double()
+    monkeypatch.setattr(method.gen_ab, "encode", lambda *_: pytest.fail("features of the translation"))
+    optimization = Optimization(method, OptimizerConfig(), FP32, CPU, num_steps=10)
+    optimization.start_step(0)
+    (found,) = learn(method, optimization, FP32, [drawn(method, random_batch())]).scalars  # type: ignore[arg-type]
+    assert "adversarial_ab" in found
+    assert not [name for name in found if name.startswith(("nce_", "src_"))]
+    assert int(optimization.num_skipped) == 0
