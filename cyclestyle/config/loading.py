@@ -20,7 +20,8 @@ from typing import Any, cast
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from cyclestyle.config import keys, no_effect, validation, yaml_text
+from cyclestyle.config import keys, no_effect, risks, validation, yaml_text
+from cyclestyle.config.methods import MethodConfig
 from cyclestyle.config.schema import Config
 from cyclestyle.errors import ConfigError
 
@@ -58,12 +59,13 @@ def load_config(yaml_file: Path | None = None, overrides: Sequence[str] = ()) ->
 
 
 def load_with_warnings(yaml_file: Path | None = None, overrides: Sequence[str] = ()) -> tuple[Config, tuple[str, ...]]:
-    """`load_config`, and one line for each setting that the person gave and that has no effect."""
+    """`load_config`, and one line for each setting that the person gave in vain, and for each known risk."""
     layers, method = _layers(yaml_file, overrides)
     config = _build(layers, method)
     return config, (
         *(line for layer in layers for line in layer.left_out),
         *no_effect.warnings_of(config, _explicit(layers, method)),
+        *risks.warnings_of(config),
     )
 
 
@@ -110,7 +112,10 @@ def _without_options_of(own: str, layer: _Layer, method: str) -> _Layer:
     dropped = [key for key in keys.options_of(own) if key.startswith("method.") and key in layer.values]
     kept = {key: value for key, value in layer.values.items() if key not in dropped}
     named = [key for key in dropped if key != "method.name"]
-    line = f"{layer.source} is written for method.name={own}: for {method} its {', '.join(named)} are left out"
+    line = (
+        f"{layer.source} is written for method.name={own}: its {', '.join(named)} are left out, "
+        f"{method} has defaults of its own"
+    )
     return replace(layer, values=kept, left_out=(line,) if named else ())
 
 
@@ -259,7 +264,7 @@ def _typed(
     settings: Mapping[str, Any], options: Mapping[str, keys.Option], places: Mapping[str, str], method: str
 ) -> Config:
     """The settings on top of the defaults, each converted to its field's type by OmegaConf."""
-    base = _defaults(method)
+    base = _defaults(keys.method_config(method))  # type: ignore[arg-type]  # mypy: classes are not Hashable
     try:
         config = OmegaConf.to_object(_merged(base, settings))
     except _MISFITS as error:
@@ -275,9 +280,9 @@ def _typed(
 
 
 @functools.cache
-def _defaults(method: str) -> DictConfig:
+def _defaults(method: type[MethodConfig]) -> DictConfig:
     """The schema in OmegaConf's form; read-only, as the dataclasses are frozen, so that one serves every load."""
-    defaults = OmegaConf.structured(Config(method=keys.method_config(method)()))
+    defaults = OmegaConf.structured(Config(method=method()))
     assert isinstance(defaults, DictConfig)
     return defaults
 

@@ -85,6 +85,11 @@ IDLE: tuple[Idle, ...] = (
         lambda c: not _has_weight(c, "nce_"),
         "without a weight of an nce_... term",
     ),
+    Idle(
+        ("method.contrast.hardness",),
+        lambda c: _contrast(c).loss == "hdce" and not _has_weight(c, "nce_"),
+        "without a weight of an nce_... term",
+    ),
     Idle(("method.contrast.hardness",), lambda c: _contrast(c).loss == "nce", "with method.contrast.loss=nce"),
     Idle(
         ("generator.blocks", "generator.padding", "generator.antialias", "generator.attention"),
@@ -108,6 +113,11 @@ IDLE: tuple[Idle, ...] = (
         tuple(f"discriminator.augment_{name}" for name in ("probability", "target", "images")),
         lambda c: not c.discriminator.augment,
         "without discriminator.augment",
+    ),
+    Idle(
+        ("discriminator.augment",),
+        lambda c: c.discriminator.augment_probability == 0 and not c.discriminator.augment_adaptive,
+        "with discriminator.augment_probability=0",
     ),
     Idle(
         ("discriminator.augment_target", "discriminator.augment_images"),

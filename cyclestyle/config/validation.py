@@ -15,6 +15,7 @@ from cyclestyle.config.keys import options_of, shown, value_of
 from cyclestyle.config.methods import (
     METHODS,
     ContrastiveConfig,
+    TwoWayWeights,
     active_terms,
     term_names,
     vgg_layers,
@@ -141,6 +142,7 @@ def check(config: Config) -> None:
         _statistics_problem,
         _contrast_problem,
         _perceptual_problem,
+        _direction_problem,
     ):
         line = problem(config)
         if line is not None:
@@ -336,8 +338,12 @@ def _contrast_problem(config: Config) -> str | None:
     if not isinstance(method, ContrastiveConfig):
         return None
     known = rules.encoder_layers(config.generator, config.data.channels)
-    unknown = _unknown(method.contrast.layers, known)
-    if method.contrast.layers and not unknown:
+    layers = method.contrast.layers
+    twice = next((name for name in layers if layers.count(name) > 1), None)
+    if twice is not None:
+        return f"method.contrast.layers: got {twice!r} more than once, expected each layer once"
+    unknown = _unknown(layers, known)
+    if layers and not unknown:
         return None
     given = f"{unknown[0]!r}, which generator {config.generator.name} of this size does not have" if unknown else "none"
     return f"method.contrast.layers: got {given}; it has {', '.join(known)}"
@@ -354,7 +360,7 @@ def _perceptual_problem(config: Config) -> str | None:
     if used and config.data.channels not in (1, 3):
         return (
             f"method.weights.{used[0]}: VGG19 looks at 1 or 3 channels, and data.channels is {config.data.channels}; "
-            f"set method.weights.{used[0]}=0"
+            f"set {' and '.join(f'method.weights.{name}=0' for name in used)}"
         )
     if not used:
         return None
@@ -369,3 +375,12 @@ def _perceptual_problem(config: Config) -> str | None:
             f"(method.weights.{used[0]}), which needs {least}; raise it, or choose earlier layers"
         )
     return None
+
+
+def _direction_problem(config: Config) -> str | None:
+    """What scores choose the best by has to be a direction that is trained."""
+    section = config.evaluate
+    if not section.every or section.direction != "ba" or isinstance(config.method.weights, TwoWayWeights):
+        return None
+    name = config.method.name
+    return f"evaluate.direction: got ba, but method.name={name} translates only ab; set evaluate.direction=ab"

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from cyclestyle.checkpoint import load_pickled
-from cyclestyle.errors import ConfigError
+from cyclestyle.errors import CheckpointError, ConfigError
 from cyclestyle.networks.vgg import URL, VGG19Features
 
 
@@ -31,4 +31,7 @@ def load_vgg19(file: str | None, layers: Sequence[str]) -> VGG19Features:
             f"{path}: fetch {URL} and put it at {kept} or name its file with method.perceptual.file; without such "
             "terms (method.weights) it is not needed"
         )
-    return VGG19Features(load_pickled(path), layers, source=str(path))
+    try:
+        return VGG19Features(load_pickled(path), layers, source=str(path))
+    except CheckpointError as error:
+        raise CheckpointError(f"method.perceptual.file, for content_... and style_... terms: {error}") from None

@@ -21,7 +21,7 @@ _KEEP = tuple(
         name
         for entry in METHODS.values()
         for name in term_names(entry.options().weights)
-        if name.startswith(("cycle_", "identity_", "nce_"))
+        if name.startswith(("cycle_", "identity_", "nce_", "src_"))
     )
 )
 """Terms of any method that tie a translation to its source."""
@@ -99,9 +99,10 @@ def _poor(run: Run, newest: EvaluationRow, score: float) -> Verdict | None:
 
 
 def _content_weights(run: Run) -> str:
-    """Those weights of the run's method that keep the content, in words."""
+    """Those weights of the run's method that keep the content, in words: those in use, or where none is, all."""
     weights = run.summary.option("method.weights")
     known = [name for name in _KEEP if name in weights] if isinstance(weights, Mapping) else []
+    known = [name for name in known if weights[name]] or known
     return f"method.weights.{' or '.join(known)}" if known else "the weights of what keeps the content"
 
 

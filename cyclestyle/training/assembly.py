@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from cyclestyle.checkpoint import write_text
-from cyclestyle.config.keys import options_of
+from cyclestyle.config.keys import flatten
 from cyclestyle.config.loading import to_mapping, to_yaml
 from cyclestyle.config.methods import active_terms
 from cyclestyle.config.rules import receptive_field
@@ -185,23 +185,13 @@ def _build_evaluator(config: Config, data: Data, directions: Sequence[str], devi
     section = config.evaluate
     if not section.every:
         return None
-    if section.direction not in (*directions, "both"):
-        raise ConfigError(
-            f"evaluate.direction={section.direction} was given, but this method translates only "
-            f"{' and '.join(directions)}"
-        )
     return build_evaluator(
         section, config.data, config.generator, folders=data.folders, directions=directions, device=device
     )
 
 
 def _build_watch(config: Config, evaluator: Evaluator | None, tracker: Tracker) -> Watch:
-    doctor = Doctor(
-        every=config.doctor.every,
-        upsample=config.generator.upsample,
-        names=names_of(config),
-        options=options_of(config.method.name),
-    )
+    doctor = Doctor(every=config.doctor.every, names=names_of(config), options=flatten(to_mapping(config)))
     return Watch(config.evaluate, config.doctor, evaluator, doctor, tracker)
 
 

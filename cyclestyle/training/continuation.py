@@ -53,6 +53,8 @@ def check_fits(settings: Mapping[str, Any], state: Mapping[str, Any], run: Path)
     changed = [key for key in sorted({*before, *now}) if before.get(key) != now.get(key)]
     words = {key: f"{key} was {before.get(key)}, is {now.get(key)}" for key in changed}
     clashing = [words[key] for key in changed if _is_below(key, _SHAPES) and key not in _NO_SHAPES]
+    if "method.name" in changed:  # what only one of both methods has follows from that
+        clashing = [words["method.name"]]
     if clashing:
         raise ConfigError(
             f"{run} holds a run of another form ({'; '.join(clashing)}): choose another name=..., "

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Container, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 
 from cyclestyle.batch import UnpairedBatch
+from cyclestyle.config.yaml_text import read_yaml
 from cyclestyle.training import detectors
 from cyclestyle.training.layout import is_loss_term
 from cyclestyle.training.signals import FEWEST, Alarm, Level, Rule, RunningMean, Smoothed
@@ -31,7 +32,8 @@ class Ailment:
         rule: when its alarm starts and ends.
         seen: what is wrong, in words.
         figure: what was measured; an ended alarm shows it too.
-        knobs: what may help, each of them; one that names an option which the method does not have is not said.
+        knobs: what may help, each of them. Not said is one that names an option which the method does not have, that
+            lowers what is 0, or that sets what is so already.
         The texts may name {source}, {target}, {x} and {y} (the letters of these), {value} and {what}.
     """
 
@@ -87,7 +89,8 @@ AILMENTS = {
         "{value:.1%} of its decisions are right",
         (
             "lower optimizer.discriminator_lr",
-            "set discriminator.spectral_norm=true and method.weights.gradient_penalty=0.1",
+            "set method.weights.gradient_penalty=0.1",
+            "start anew with discriminator.spectral_norm=true",
             "where pictures are few set discriminator.augment=[color,translation,cutout]",
         ),
     ),
@@ -96,7 +99,8 @@ AILMENTS = {
         "the discriminator of {target} cannot tell real from translated, so that the generator learns nothing from it",
         "{value:.1%} of its decisions are right, 50% is chance",
         (
-            "raise optimizer.discriminator_lr or discriminator.filters",
+            "raise optimizer.discriminator_lr",
+            "start anew with more discriminator.filters",
             "lower method.weights.gradient_penalty",
             "lower discriminator.noise",
         ),
@@ -137,6 +141,7 @@ _TIMED = ("data_wait", "starving")
 
 _NO_GRID_KNOBS = ("lower optimizer.generator_lr", "raise ema.decay")  # where the upsampling is resize already
 _OPTION = re.compile(r"[a-z_]+(?:\.[a-z_]+)+")
+_SETTING = re.compile(rf"({_OPTION.pattern})=(\S+)")
 
 
 @dataclass(frozen=True)
@@ -159,15 +164,13 @@ class Doctor:
 
     Args:
         every: steps between looks; 0: never.
-        upsample: `generator.upsample`, for what to do about a checkerboard.
         names: of domain A and domain B.
-        options: dotted keys that this method's config has.
+        options: the config, dotted keys -> plain values, for what to do about an alarm.
     """
 
-    def __init__(self, *, every: int, upsample: str, names: tuple[str, str], options: Container[str]) -> None:
+    def __init__(self, *, every: int, names: tuple[str, str], options: Mapping[str, Any]) -> None:
         self._every = every
         self._options = options
-        self._upsample = upsample
         self._names = {"a": names[0], "b": names[1]}
         self._looks = RunningMean()
         self._num_bad = 0  # looks with values that are not finite, when last asked
@@ -315,16 +318,24 @@ class Doctor:
         if alarm.since is None:
             self._lines.pop(name, None)
             return [Change(name, False, f"{name} is over: {figure} (it began at step {began})")]
-        knobs = _NO_GRID_KNOBS if kind == "checkerboard" and self._upsample == "resize" else ailment.knobs
-        cure = self._advice([knob.format(**words) for knob in knobs])
+        cure = self._advice([knob.format(**words) for knob in ailment.knobs]) or self._advice(_NO_GRID_KNOBS)
         line = f"{name}: {ailment.seen.format(**words)} ({figure}, since step {alarm.since}): {cure}"
         self._lines[name] = line
         return [Change(name, True, line)]
 
-    def _advice(self, knobs: list[str]) -> str:
-        """Those knobs that there are."""
-        there = [knob for knob in knobs if all(key in self._options for key in _OPTION.findall(knob))]
+    def _advice(self, knobs: Sequence[str]) -> str:
+        """Those knobs that there are, and that would turn something."""
+        there = [knob for knob in knobs if self._turns(knob)]
         return ", or ".join([", ".join(there[:-1]), there[-1]] if len(there) > 1 else there)
+
+    def _turns(self, knob: str) -> bool:
+        keys = _OPTION.findall(knob)
+        if not all(key in self._options for key in keys):
+            return False
+        if knob.startswith("lower "):
+            return any(self._options[key] for key in keys)
+        settings = _SETTING.findall(knob)
+        return not settings or any(self._options[key] != read_yaml(value, knob)[0] for key, value in settings)
 
     def state_dict(self) -> dict[str, Any]:
         """Plain values and tensors on the processor: a resumed run judges as an uninterrupted one would."""

@@ -280,7 +280,7 @@ def _between(
         domain: [Fixed(Path(str(index)), random.integers(0, 256, shape, np.uint8)) for index in range(_NUM_COMPARED)]
         for domain in _DOMAINS
     }
-    doctor = Doctor(every=1, upsample=config.generator.upsample, names=_DOMAINS, options=())
+    doctor = Doctor(every=1, names=_DOMAINS, options={})
     doctor.look(1, batch, learned.translations)  # the first look makes what later ones use again
     look = _timed(lambda: doctor.look(1, batch, learned.translations), device)
     row_a, row_b = ([("", pictures[domain][0].pixels)] for domain in _DOMAINS)

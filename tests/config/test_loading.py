@@ -435,8 +435,8 @@ def test_a_files_method_section_is_for_its_own_method(tmp_path: Path) -> None:
         config, warnings = load_with_warnings(file, [f"method.name={method}"])
         assert config.method == options
         assert warnings == (
-            f"{file} is written for method.name=cut: for {method} its method.pool_size, method.weights.r1, "
-            "method.weights.nce_ab, method.contrast.width are left out",
+            f"{file} is written for method.name=cut: its method.pool_size, method.weights.r1, "
+            f"method.weights.nce_ab, method.contrast.width are left out, {method} has defaults of its own",
         )
     config, warnings = load_with_warnings(file, ["method.name=cut"])
     assert (config.method.pool_size, warnings) == (7, ())

@@ -58,16 +58,18 @@ CASES = [
 ]
 
 
-def test_the_hardness_of_negatives_is_hdces() -> None:
-    asked = ("method.name=cut", "method.contrast.hardness=10")
-    assert warnings(*asked) == ("method.contrast.hardness=10 has no effect with method.contrast.loss=nce",)
-    assert warnings(*asked, "method.contrast.loss=hdce") == ()
-
-
 WITHOUT = ("method.name=cut", "method.weights={nce_ab: 0, nce_identity_b: 0}")
 ONLY_SRC = (*WITHOUT, "method.weights.src_ab=1")
 COMPARING = ("method.contrast.layers=[image]", "method.contrast.num_places=9", "method.contrast.width=8")
 LOSS = ("method.contrast.loss=hdce", "method.contrast.temperature=0.1")
+
+
+def test_the_hardness_of_negatives_is_hdces() -> None:
+    asked = ("method.name=cut", "method.contrast.hardness=10")
+    assert warnings(*asked) == ("method.contrast.hardness=10 has no effect with method.contrast.loss=nce",)
+    assert warnings(*asked, "method.contrast.loss=hdce") == ()
+    (line,) = warnings(*ONLY_SRC, "method.contrast={loss: hdce, hardness: 10}")[1:]  # the first is of the loss
+    assert line == "method.contrast.hardness=10 has no effect without a weight of an nce_... term"
 
 
 @pytest.mark.parametrize("setting", [*COMPARING, *LOSS])
@@ -77,6 +79,13 @@ def test_contrast_needs_a_weight(setting: str) -> None:
     assert line.endswith("has no effect without a weight of an nce_... or src_... term") == (setting in COMPARING)
     assert bool(warnings(*ONLY_SRC, setting)) == (setting in LOSS)
     assert warnings("method.name=cut", setting) == warnings(*WITHOUT) == ()
+
+
+def test_augmentation_that_never_happens() -> None:
+    asked = ("discriminator.augment=[cutout]", "discriminator.augment_probability=0")
+    (line,) = warnings(*asked)
+    assert line == "discriminator.augment=['cutout'] has no effect with discriminator.augment_probability=0"
+    assert warnings(*asked, "discriminator.augment_adaptive=true") == ()  # it begins there
 
 
 def test_coarse_consistency_needs_crops_to_average() -> None:
@@ -112,6 +121,6 @@ def test_every_rule_names_real_options_and_is_tried_here() -> None:
     named = {key for idle in IDLE for key in idle.keys}
     assert named <= set().union(*(options_of(method) for method in METHODS))
     assert named == {setting.partition("=")[0] for setting, _, _ in CASES} | {
-        "data.root", "discriminator.batch_statistics", "method.contrast.hardness",
+        "data.root", "discriminator.augment", "discriminator.batch_statistics", "method.contrast.hardness",
         *(setting.partition("=")[0] for setting in (*COMPARING, *LOSS)),
     }  # fmt: skip

@@ -289,6 +289,27 @@ def test_contrast_is_of_layers_that_the_generator_has(
     load(*settings, f"method.contrast.layers=[{known}]")
 
 
+def test_a_layer_is_compared_once() -> None:
+    layers = "method.contrast.layers=[down_1,image,down_1]"
+    assert refusal("method.name=cut", layers) == (
+        "method.contrast.layers: got 'down_1' more than once, expected each layer once"
+    )
+
+
+@pytest.mark.parametrize("direction", ["ab", "ba", "both"])
+def test_what_is_scored_is_trained(direction: str) -> None:
+    asked = ("evaluate.every=5", f"evaluate.direction={direction}", "generator.norm=instance")
+    load(*asked)
+    load(*asked, "method.name=dclgan")
+    if direction == "ba":
+        assert refusal("method.name=cut", *asked) == (
+            "evaluate.direction: got ba, but method.name=cut translates only ab; set evaluate.direction=ab"
+        )
+        load("method.name=cut", *asked, "evaluate.every=0")
+    else:
+        load("method.name=cut", *asked)
+
+
 @pytest.mark.parametrize("key", ["content_layers", "style_layers"])
 @pytest.mark.parametrize(("layers", "given"), [("[relu4_2,relu5_5]", "'relu5_5'"), ("[]", "none")])
 def test_perceptual_layers_are_vggs(key: str, layers: str, given: str) -> None:

@@ -7,9 +7,11 @@ import logging
 import pkgutil
 import re
 import shutil
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any, ClassVar
 
 import numpy as np
@@ -22,6 +24,8 @@ import cyclestyle
 from cyclestyle.batch import UnpairedBatch
 from cyclestyle.checkpoint import load_checkpoint
 from cyclestyle.cli.main import main
+from cyclestyle.config import methods
+from cyclestyle.config.keys import options_of
 from cyclestyle.config.loading import load_config
 from cyclestyle.config.methods import (
     METHODS,
@@ -33,6 +37,7 @@ from cyclestyle.config.methods import (
     MethodConfig,
     MethodEntry,
     OneWayWeights,
+    TwoWayWeights,
     term_names,
 )
 from cyclestyle.config.schema import DiscriminatorConfig, GeneratorConfig, OptimizerConfig
@@ -192,6 +197,25 @@ def test_a_method_of_ones_own_goes_on_bit_for_bit(toy: list[str]) -> None:
     assert_goes_on(toy, step=4, last=8)
 
 
+def test_the_method_of_the_docs_is_a_method(tiny: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """docs/methods.md, word by word."""
+    page = (Path(__file__).parents[2] / "docs" / "methods.md").read_text(encoding="utf-8")
+    of_config, of_method = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    monkeypatch.setattr(methods, "METHODS", table := dict(METHODS))
+    for name in ("ToyWeights", "ToyConfig"):
+        monkeypatch.setattr(methods, name, None, raising=False)  # taken away again
+    exec(of_config, vars(methods))
+    monkeypatch.setitem(METHODS, "toy", table["toy"])
+    monkeypatch.setitem(sys.modules, "cyclestyle.methods.toy", module := ModuleType("cyclestyle.methods.toy"))
+    exec(of_method, vars(module))
+    assert options_of("toy")["method.weights.closeness_ab"].default == 10
+    check_entry("toy")
+    run = start(tiny, "method.name=toy", "train.steps=2", "evaluate.every=2", "log.scalars_every=1")
+    rows = rows_of(run)
+    assert rows[0]["closeness_ab"] > 0
+    assert rows[-1]["kid_ab"] is not None
+
+
 def test_its_options_are_its_own(toy: list[str]) -> None:
     with pytest.raises(cyclestyle.errors.ConfigError, match=r"unknown key method\.pool_sise.*method\.pool_size"):
         load_config(None, [*toy, "train.steps=1", "method.pool_sise=1"])
@@ -205,12 +229,17 @@ def test_its_options_are_its_own(toy: list[str]) -> None:
 
 @pytest.mark.parametrize("name", METHODS)
 def test_an_entry_is_a_method_whose_terms_have_weights(name: str) -> None:
+    check_entry(name)
+
+
+def check_entry(name: str) -> None:
     entry = METHODS[name]
     options = entry.options()
     assert options.name == name
     implementation = pkgutil.resolve_name(entry.implementation)
     assert issubclass(implementation, Method)
     assert implementation.generators in (("gen_ab",), ("gen_ab", "gen_ba"))
+    assert isinstance(options.weights, TwoWayWeights) == (len(implementation.generators) == 2)
     assert set(implementation.players) == {"generators", "discriminators"}  # optimizer.generator_lr, .discriminator_lr
 
     everything = {name: 1.0 for name in term_names(options.weights) if not name.startswith(("content_", "style_"))}
@@ -324,7 +353,7 @@ def test_one_side_is_logged_and_scored_alone(one_sided: Path) -> None:
 
 
 def test_the_side_that_is_not_there_cannot_name_the_best(one_sided: Path, place: list[str]) -> None:
-    with pytest.raises(cyclestyle.errors.ConfigError, match=r"evaluate\.direction=ba .*translates only ab") as refusal:
+    with pytest.raises(cyclestyle.errors.ConfigError, match=r"evaluate\.direction: got ba, .*only ab") as refusal:
         start(place, "name=refused", "method.name=cut", *SMALL_CONTRAST, "evaluate.direction=ba")
     assert "\n" not in str(refusal.value)
     assert (runs_of(place) / "one").is_dir()

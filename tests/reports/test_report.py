@@ -482,12 +482,17 @@ def test_nothing_of_the_source_kept(tmp_path: Path) -> None:
     assert strict.tone == "watch"
 
 
-@pytest.mark.parametrize("method", ["cyclegan", "cut"])
-def test_what_to_turn_is_what_the_method_has(tmp_path: Path, method: str) -> None:
-    knobs = {"cyclegan": ["cycle_a", "cycle_b", "identity_a", "identity_b"], "cut": ["nce_ab", "nce_identity_b"]}[
-        method
-    ]
-    settings = {"method.name": method, **{f"method.weights.{name}": 1.0 for name in ("adversarial_ab", *knobs)}}
+@pytest.mark.parametrize(
+    ("method", "knobs", "off"),
+    [
+        ("cyclegan", ["cycle_a", "cycle_b", "identity_a", "identity_b"], []),
+        ("cut", ["nce_ab", "nce_identity_b"], ["src_ab"]),
+        ("cut", ["src_ab"], ["nce_ab", "nce_identity_b"]),
+    ],
+)
+def test_what_to_turn_is_what_the_run_has(tmp_path: Path, method: str, knobs: list[str], off: list[str]) -> None:
+    weights = dict.fromkeys(("adversarial_ab", *knobs), 1.0) | dict.fromkeys(off, 0.0)
+    settings = {"method.name": method, **{f"method.weights.{name}": weight for name, weight in weights.items()}}
     lost = {"luminance_correlation_ab": -0.3}
     said = judged(tmp_path, {100: 0.3, 200: 0.2}, scores=lost, settings=settings)
     assert said.advice.endswith(f"raise method.weights.{' or '.join(knobs)}.")

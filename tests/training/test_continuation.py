@@ -100,6 +100,12 @@ def test_what_makes_other_networks_clashes(change: str) -> None:
     assert "choose another name=" in str(refusal.value)
 
 
+def test_another_method_is_reason_enough() -> None:
+    """What only one of both methods has is not listed as if it had been changed too."""
+    with pytest.raises(ConfigError, match=r"another form \(method\.name was cut, is dclgan\): choose another name="):
+        check_fits(settings("method.name=dclgan"), {"config": settings("method.name=cut")}, Path("runs/x"))
+
+
 def test_batch_statistics_are_a_layer() -> None:
     more = ("train.batch_size=2",)
     with pytest.raises(ConfigError, match=r"discriminator\.batch_statistics was False, is True"):

@@ -8,6 +8,7 @@ import random
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from cyclestyle.config.methods import METHODS, CycleGANConfig, CycleGANWeights
 from cyclestyle.config.schema import DiscriminatorConfig, GeneratorConfig, OptimizerConfig
 from cyclestyle.devices import choose_precision
 from cyclestyle.methods.cyclegan import CycleGAN
+from cyclestyle.training import continuation
 from cyclestyle.training.doctor import AILMENTS, Change, Doctor
 from cyclestyle.training.learning import learn
 from cyclestyle.training.optimization import Optimization
@@ -70,8 +72,9 @@ def healthy_row(step: int) -> dict[str, float]:
     }
 
 
-def doctor(upsample: str = "transpose", method: str = "cyclegan") -> Doctor:
-    return Doctor(every=10, upsample=upsample, names=NAMES, options=options_of(method))
+def doctor(upsample: str = "transpose", method: str = "cyclegan", **settings: Any) -> Doctor:
+    options = {key: option.default for key, option in options_of(method).items()}
+    return Doctor(every=10, names=NAMES, options={**options, "generator.upsample": upsample, **settings})
 
 
 def drive(
@@ -142,7 +145,7 @@ def test_what_is_logged() -> None:
 
 def test_is_due_every_so_many_steps() -> None:
     assert [step for step in range(1, 41) if doctor().is_due(step)] == [10, 20, 30, 40]
-    assert not any(Doctor(every=0, upsample="resize", names=NAMES, options=()).is_due(step) for step in range(1, 41))
+    assert not any(Doctor(every=0, names=NAMES, options={}).is_due(step) for step in range(1, 41))
 
 
 # ---------------------------------------------------------------------------------------------- each alarm
@@ -415,6 +418,40 @@ def test_only_knobs_of_the_method_are_named(method: str, said: str, unsaid: str)
     assert f"method.weights.{said}" in line
     assert unsaid not in line
     assert ", or raise method.weights.adversarial_ab" in line
+
+
+def advice(settings: dict[str, Any], **bad: float) -> str:
+    patient = doctor(**settings)
+    drive(patient, range(1, 1500), row=scalar(**bad), looks=False)
+    (line,) = patient.active.values()
+    return line.rpartition("): ")[2]
+
+
+def test_knobs_that_would_turn_nothing_are_not_named() -> None:
+    """Nothing is set that is so already, and nothing lowered that is 0."""
+    wins, blind = {"accuracy_b": 0.999}, {"accuracy_a": 0.5, "score_real_a": 0.5, "score_fake_a": 0.5}
+    assert advice({}, **wins) == (
+        "lower optimizer.discriminator_lr, set method.weights.gradient_penalty=0.1, start anew with "
+        "discriminator.spectral_norm=true, or where pictures are few set "
+        "discriminator.augment=[color,translation,cutout]"
+    )
+    done = {
+        "method.weights.gradient_penalty": 0.1,
+        "discriminator.spectral_norm": True,
+        "discriminator.augment": ["color", "translation", "cutout"],
+    }
+    assert advice(done, **wins) == "lower optimizer.discriminator_lr"
+    assert "lower" not in advice({}, **blind)
+    assert advice({"discriminator.noise": 0.1}, **blind).endswith(", or lower discriminator.noise")
+
+
+def test_advice_that_a_going_run_refuses_says_start_anew() -> None:
+    """`--resume` takes no setting that the form of a network rests on."""
+    for ailment in AILMENTS.values():
+        for knob in ailment.knobs:
+            keys = set(re.findall(r"[a-z_]+(?:\.[a-z_]+)+", knob)) - set(continuation._NO_SHAPES)
+            if any(key.startswith(("generator.", "discriminator.")) for key in keys):
+                assert knob.startswith("start anew with ")
 
 
 # ---------------------------------------------------------------------------------------------- real networks
