@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+
+# Tests run side by side, and on tiny tensors: more threads only wait for each other, here and in processes they start.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import pytest
@@ -10,8 +14,7 @@ import torch
 from PIL import Image
 from tensorboard.summary.writer import event_file_writer
 
-# Tests work on tiny tensors: more threads only wait for each other.
-torch.set_num_threads(1)
+torch.set_num_threads(1)  # whatever the environment says
 
 
 @pytest.fixture(autouse=True)
