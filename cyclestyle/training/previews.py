@@ -16,6 +16,7 @@ from cyclestyle.evaluation.content import change, luminance_correlation
 from cyclestyle.images import to_pixels, to_tensor
 
 _GAP = 4
+_NARROWEST = 96  # pixels of a cell: smaller pictures are enlarged, so that the words over and under them can be read
 _PAPER, _INK, _PALE = (255, 255, 255), (30, 30, 30), (110, 110, 110)
 
 # Points; small enough for pictures of 96 px, and growing with larger ones, which viewers show at a smaller scale.
@@ -33,7 +34,8 @@ class Preview:
         pixels: H x W x 3 uint8.
         info: where the cells are, in pixels: row r, column c starts at x = left + c * (width + gap) and
             y = top + r * (height + label_height + gap); and `step`, `source`, `target`, `titles` of the columns, number
-            of `rows`, and `pictures`: the `label`, `luminance_correlation` and `change` of each row.
+            of `rows`, `scale` (how often each pixel of a picture is repeated, across and down), and `pictures`: the
+            `label`, `luminance_correlation` and `change` of each row.
     """
 
     direction: str
@@ -110,7 +112,8 @@ def _as_rgb(pixels: np.ndarray) -> np.ndarray:
 
 def _compose(rows: list[_Row], titles: list[str], header: str) -> tuple[np.ndarray, dict[str, Any]]:
     """Rows of equally large images on white, under a header and a line of titles, and the places of all (`Preview`)."""
-    height, width = rows[0].images[0].shape[:2]
+    scale = max(1, math.ceil(_NARROWEST / rows[0].images[0].shape[1]))
+    height, width = (scale * side for side in rows[0].images[0].shape[:2])
     size = min(max(round(width / _PIXELS_A_POINT), _SMALLEST_TYPE), _LARGEST_TYPE)
     font = ImageFont.load_default(size)
     line = round(1.3 * size)
@@ -125,7 +128,7 @@ def _compose(rows: list[_Row], titles: list[str], header: str) -> tuple[np.ndarr
         draw.text((left, 2 * _GAP + line), _fitting([title], font, width), fill=_PALE, font=font)
         for index, row in enumerate(rows):
             y = top + index * (height + label_height + _GAP)
-            sheet.paste(Image.fromarray(row.images[column]), (left, y))
+            sheet.paste(Image.fromarray(row.images[column].repeat(scale, 0).repeat(scale, 1)), (left, y))
             for number, words in enumerate(_captions(row)[column] if column < 2 else []):
                 draw.text((left, y + height + 1 + number * line), _fitting(words, font, width), fill=_INK, font=font)
     places = {
@@ -136,6 +139,7 @@ def _compose(rows: list[_Row], titles: list[str], header: str) -> tuple[np.ndarr
         "height": height,
         "label_height": label_height,
         "rows": len(rows),
+        "scale": scale,
         "pictures": [
             {"label": row.label, "luminance_correlation": row.luminance_correlation, "change": row.change}
             for row in rows

@@ -305,7 +305,7 @@ def test_grids_as_the_training_draws_them(tmp_path: Path) -> None:
     (run := make_run(tmp_path / "run")).joinpath("samples").mkdir()
     save_grid(previews[0].pixels, previews[0].info, run / "samples/step_00000010_photo_to_painting.png")
     (film,) = films(gather(run))
-    assert (film.width, film.height, film.labels) == (32, 40, ("0.jpg", "1.jpg", "2.jpg"))
+    assert (film.width, film.height, film.labels) == (3 * 32, 3 * 40, ("0.jpg", "1.jpg", "2.jpg"))
     for row, colour in enumerate(SOURCES):
         for uri in (film.sources[row], film.frames[0][row]):
             near(uri, colour)

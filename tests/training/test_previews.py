@@ -40,7 +40,10 @@ def cell(pixels: np.ndarray, info: dict[str, Any], row: int, column: int) -> np.
     """By the words of `Preview`, which readers of sample grids rely on."""
     x = info["left"] + column * (info["width"] + info["gap"])
     y = info["top"] + row * (info["height"] + info["label_height"] + info["gap"])
-    return pixels[y : y + info["height"], x : x + info["width"]]
+    shown, scale = pixels[y : y + info["height"], x : x + info["width"]], info["scale"]
+    found = shown[::scale, ::scale]
+    assert np.array_equal(shown, found.repeat(scale, 0).repeat(scale, 1))
+    return found
 
 
 def label_area(pixels: np.ndarray, info: dict[str, Any], row: int, column: int) -> np.ndarray:
@@ -61,14 +64,15 @@ def test_cells_cut_from_the_file_are_the_images(tmp_path: Path) -> None:
     tracker.close()
     with Image.open(tmp_path / "grid.png") as image:
         pixels, info = np.asarray(image), json.loads(image.text["cyclestyle"])
-    assert {key: info[key] for key in ("step", "source", "target", "titles", "rows", "width", "height")} == {
+    assert {key: info[key] for key in ("step", "source", "target", "titles", "rows", "width", "height", "scale")} == {
         "step": 200,
         "source": "photo",
         "target": "painting",
         "titles": ["photo", "as painting", "back to photo", "photo left as is"],
         "rows": 2,
-        "width": SIZE,
-        "height": SIZE,
+        "width": 2 * SIZE,  # whole pixels, enough for the words
+        "height": 2 * SIZE,
+        "scale": 2,
     }
     black = np.zeros((SIZE, SIZE, 3), np.uint8)
     for row, (_, real) in enumerate(fixed_a):
@@ -78,6 +82,16 @@ def test_cells_cut_from_the_file_are_the_images(tmp_path: Path) -> None:
     for column, expected in enumerate((real, black, np.full_like(black, 255), 255 - real)):
         assert np.array_equal(cell(back.pixels, back.info, 0, column), expected), column
     assert back.info["rows"] == 1
+
+
+@pytest.mark.parametrize(("size", "scale"), [(16, 6), (36, 3), (95, 2), (96, 1), (97, 1), (160, 1)])
+def test_small_pictures_are_enlarged_until_words_can_be_read(size: int, scale: int) -> None:
+    real = picture(1, size=size)
+    (grid,) = Previews([("x.jpg", real)], [], ("photo", "painting")).draw({"gen_ab": Invert()}, CPU)
+    assert grid.info["scale"] == scale
+    assert np.array_equal(cell(grid.pixels, grid.info, 0, 1), 255 - real)
+    font = ImageFont.load_default(10)
+    assert all(font.getlength(words) <= grid.info["width"] for words in ("as painting", "back to photo", "corr. -0.99"))
 
 
 def test_captions_are_the_scores_against_the_source() -> None:
