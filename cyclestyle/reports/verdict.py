@@ -61,7 +61,7 @@ def judge(run: Run) -> Verdict:
         how = "No evaluation was made (evaluate.every)" if not run.evaluations else "Its evaluations have no score"
         advice = f"{how}; look at the pictures below."
         return Verdict("plain", "No alarms, but no scores either: trust your eyes.", advice)
-    return _poor(run, *scored[-1]) or _trend(run, scored)
+    return _poor(run, scored) or _trend(run, scored)
 
 
 def _not_finite(run: Run) -> int | None:
@@ -76,8 +76,9 @@ def _not_finite(run: Run) -> int | None:
     return min(steps, default=None)
 
 
-def _poor(run: Run, newest: EvaluationRow, score: float) -> Verdict | None:
+def _poor(run: Run, scored: list[tuple[EvaluationRow, float]]) -> Verdict | None:
     """What is to be said of the newest scores whatever the trend; None: nothing."""
+    newest, score = scored[-1]
     least = run.summary.option("evaluate.least_content")
     least = least if isinstance(least, int | float) else 0.5
     content = _content(run, newest)
@@ -88,7 +89,7 @@ def _poor(run: Run, newest: EvaluationRow, score: float) -> Verdict | None:
             f"Luminance correlation is {value(content)}, wanted {least:g}; raise {_content_weights(run)}.",
         )
     doing_nothing = _untranslated(run, newest)
-    if doing_nothing is not None and score >= doing_nothing:
+    if doing_nothing is not None and score >= doing_nothing and not _was_nearer(run, scored, doing_nothing):
         return Verdict(
             "watch",
             "The translations are no nearer to their target than the sources themselves.",
@@ -96,6 +97,11 @@ def _poor(run: Run, newest: EvaluationRow, score: float) -> Verdict | None:
             f"{value(doing_nothing)}. Early in a run that is usual; late, lower {_content_weights(run)}.",
         )
     return None
+
+
+def _was_nearer(run: Run, scored: list[tuple[EvaluationRow, float]], doing_nothing: float) -> bool:
+    """Whether an earlier evaluation was surely nearer than the sources are: then the trend has more to say."""
+    return any(doing_nothing - score > _SURE * (_error(run, each) or 0.0) for each, score in scored)
 
 
 def _content_weights(run: Run) -> str:

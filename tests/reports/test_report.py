@@ -501,6 +501,11 @@ def test_what_to_turn_is_what_the_run_has(tmp_path: Path, method: str, knobs: li
 def test_no_nearer_than_doing_nothing(tmp_path: Path) -> None:
     said = judged(tmp_path, {100: 0.9, 200: 0.7})  # the sources score 0.6
     assert said.sentence == "The translations are no nearer to their target than the sources themselves."
+    drifted = judged(tmp_path / "2", {100: 0.9, 200: 0.3, 300: 0.5, 400: 0.7})
+    assert (drifted.tone, drifted.sentence) == ("watch", "It was at its best at step 200.")
+    assert "take the best" in drifted.advice
+    by_chance = judged(tmp_path / "3", {100: 0.9, 200: 0.59, 300: 0.7})  # nearer by one error of 0.01
+    assert by_chance.sentence == said.sentence
 
 
 def test_alarms_come_first(tmp_path: Path) -> None:
