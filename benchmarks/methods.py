@@ -182,7 +182,9 @@ def train(commands: dict[str, list[str]], num_steps: dict[str, int]) -> None:
         words = ["train", f"name={name}", *settings, f"train.steps={steps}", *every]
         print("cyclestyle " + " ".join(map(shlex.quote, words)), file=sys.stderr, flush=True)
         program = "import sys; from cyclestyle.cli.main import main; sys.exit(main(sys.argv[1:]))"
-        done = subprocess.run([sys.executable, "-c", program, *words], check=True, capture_output=True, text=True)
+        done = subprocess.run([sys.executable, "-c", program, *words], check=False, capture_output=True, text=True)
+        if done.returncode:
+            sys.exit(done.stderr.strip().rpartition("\n")[2])  # its error is one line
         run = Path(done.stdout.splitlines()[-1].removeprefix("run: "))
         rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
         per_step = statistics.median(row["seconds_per_step"] for row in rows if "seconds_per_step" in row)
