@@ -8,6 +8,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from cyclestyle.cli.settings import add_config_file, add_settings, load_settings
+from cyclestyle.training.speed import parameters_in_words
 
 if TYPE_CHECKING:
     from cyclestyle.training.forecast import Forecast
@@ -66,7 +67,7 @@ def lines(found: Forecast) -> list[tuple[str, str]]:
         ("run", found.folder),
         ("images", ", ".join(f"{count} {name}" for count, name in zip(images.num_train, images.names, strict=True))),
         ("length", f"{found.num_steps} steps of batch {found.batch_size}, {found.num_epochs:.3g} epochs"),
-        ("parameters", ", ".join(f"{_number(count)} in {player}" for player, count in found.parameters.items())),
+        ("parameters", parameters_in_words(found.parameters)),
         ("device", f"{found.device}, {found.precision}"),
         ("memory", _memory(found)),
         ("speed", f"{found.seconds_per_step:.3g} s a step ({how}, {spread}), {found.images_per_second:.3g} images/s"),
@@ -92,11 +93,6 @@ def _memory(found: Forecast) -> str:
     if found.device == "cuda":
         text += f"; the process itself {_size(memory.host)} of {_size(memory.host_free)}"
     return text
-
-
-def _number(count: int) -> str:
-    """Of parameters: millions, but small networks in full."""
-    return f"{count / 1e6:.2f} M" if count >= 1e5 else f"{count:,}"
 
 
 def _counted(number: int, noun: str) -> str:

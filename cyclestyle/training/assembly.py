@@ -35,6 +35,7 @@ from cyclestyle.training.previews import Previews
 from cyclestyle.training.run_folder import RunFolder
 from cyclestyle.training.run_lock import RunLock
 from cyclestyle.training.scoring import build_evaluator, square_size
+from cyclestyle.training.speed import parameters_in_words
 from cyclestyle.training.tracker import Tracker
 from cyclestyle.training.trainer import Trainer
 from cyclestyle.training.watch import Watch
@@ -237,7 +238,7 @@ def _introduce(config: Config, trainer: Trainer, data: Data, origins: Mapping[st
     facts = {
         "images": f"{data.num_images_a} {name_a}, {data.num_images_b} {name_b}",
         "method": config.method.name,
-        "parameters": ", ".join(f"{number / 1e6:.2f} M in {player}" for player, number in parameters.items()),
+        "parameters": parameters_in_words(parameters),
         "discriminators": f"judge patches of {receptive_field(config.discriminator)} px",
         "device": f"{trainer.device.type}, {trainer.precision.name} ({trainer.precision.reason})",
         "steps": f"{trainer.step} done of {trainer.num_steps}",

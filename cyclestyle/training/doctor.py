@@ -34,6 +34,7 @@ class Ailment:
         figure: what was measured; an ended alarm shows it too.
         knobs: what may help, each of them. Not said is one that names an option which the method does not have, that
             lowers what is 0, or that sets what is so already.
+        otherwise: knobs where none of those turns anything.
         The texts may name {source}, {target}, {x} and {y} (the letters of these), {value} and {what}.
     """
 
@@ -41,6 +42,7 @@ class Ailment:
     seen: str
     figure: str
     knobs: tuple[str, ...]
+    otherwise: tuple[str, ...] = ()
 
 
 AILMENTS = {
@@ -82,6 +84,7 @@ AILMENTS = {
         "{source} to {target} carries a fine grid",
         "periods of 2 and 4 px stand out by {value:.1f} dB, beyond those of real {target}",
         ("start anew with generator.upsample=resize",),
+        otherwise=("lower optimizer.generator_lr", "raise ema.decay"),
     ),
     "discriminator_wins": Ailment(
         Rule(start=0.985, end=0.96, points=5, steps=300),  # healthy: at most 0.88
@@ -139,7 +142,6 @@ AILMENTS = {
 # What the clock says is no part of a checkpoint: those of a resumed run are, bit for bit, the uninterrupted run's.
 _TIMED = ("data_wait", "starving")
 
-_NO_GRID_KNOBS = ("lower optimizer.generator_lr", "raise ema.decay")  # where the upsampling is resize already
 _OPTION = re.compile(r"[a-z_]+(?:\.[a-z_]+)+")
 _SETTING = re.compile(rf"({_OPTION.pattern})=(\S+)")
 
@@ -318,7 +320,7 @@ class Doctor:
         if alarm.since is None:
             self._lines.pop(name, None)
             return [Change(name, False, f"{name} is over: {figure} (it began at step {began})")]
-        cure = self._advice([knob.format(**words) for knob in ailment.knobs]) or self._advice(_NO_GRID_KNOBS)
+        cure = self._advice([knob.format(**words) for knob in ailment.knobs]) or self._advice(ailment.otherwise)
         line = f"{name}: {ailment.seen.format(**words)} ({figure}, since step {alarm.since}): {cure}"
         self._lines[name] = line
         return [Change(name, True, line)]

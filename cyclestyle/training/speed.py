@@ -1,4 +1,4 @@
-"""How fast a run learns, and the words behind the progress bar."""
+"""How fast a run learns and how large it is, and the words for both."""
 
 from __future__ import annotations
 
@@ -46,6 +46,12 @@ class Speed:
         self._learned = 0.0
         self._num_steps = 0
         return scalars
+
+
+def parameters_in_words(numbers: Mapping[str, int]) -> str:
+    """Player -> number of its parameters, for people: millions, but of small networks each."""
+    words = {player: f"{number / 1e6:.2f} M" if number >= 1e5 else f"{number:,}" for player, number in numbers.items()}
+    return ", ".join(f"{number} in {player}" for player, number in words.items())
 
 
 def summary(means: Mapping[str, float], speed: Mapping[str, float]) -> str:

@@ -14,6 +14,7 @@ from cyclestyle.cli.main import main
 from cyclestyle.config.schema import Config
 from cyclestyle.training import forecast
 from cyclestyle.training.probing import Between, Probe, Task
+from cyclestyle.training.speed import parameters_in_words
 
 GIB = 2**30
 
@@ -42,6 +43,11 @@ def _machine(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setitem(forecast.forecast.__kwdefaults__, "prober", steps)
     yield
     logging.getLogger("cyclestyle").handlers.clear()
+
+
+def test_small_networks_are_not_nothing() -> None:
+    numbers = {"generators": 1_234_567, "discriminators": 4_321}
+    assert parameters_in_words(numbers) == "1.23 M in generators, 4,321 in discriminators"
 
 
 def test_the_table(tiny: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -397,7 +397,9 @@ def test_random_states_and_images_are_left_alone() -> None:
 @pytest.mark.parametrize("kind", AILMENTS)
 def test_knobs_name_real_options(kind: str) -> None:
     """Each an option of some method, and for every method something is left to do."""
-    knobs = [knob.format(x="a", y="b", source="photo", target="painting") for knob in AILMENTS[kind].knobs]
+    ailment = AILMENTS[kind]
+    said = (*ailment.knobs, *ailment.otherwise)
+    knobs = [knob.format(x="a", y="b", source="photo", target="painting") for knob in said]
     named = {knob: set(re.findall(r"[a-z_]+(?:\.[a-z_]+)+", knob)) for knob in knobs}
     assert any(named.values())
     everything = set().union(*(options_of(method) for method in METHODS))
