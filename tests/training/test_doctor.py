@@ -217,7 +217,9 @@ def test_near_zero_correlation_is_an_inversion_too() -> None:
 def test_who_has_resize_already_is_told_something_else() -> None:
     patient = doctor("resize")
     drive(patient, range(1, 1200), ab=between(gridded))
-    assert "generator.upsample" not in patient.active["checkerboard_ab"]
+    line = patient.active["checkerboard_ab"]
+    assert "generator.upsample" not in line
+    assert line.endswith(": lower optimizer.generator_lr, or raise ema.decay")
 
 
 def scalar(**bad: float) -> Row:
